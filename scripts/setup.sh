@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what the tests need, and nothing that is there already. Run it as often as you like.
+#
+#   scripts/setup.sh          for `make test`: a Redis server program
+#   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
+#   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
+#
+# System packages come from apt. Tools come at fixed versions from crates.io and npm, into
+# $XDG_CACHE_HOME/keyclasp-tools/bin (~/.cache/keyclasp-tools/bin), which the Makefile puts on its
+# PATH: nothing in this repository, in ~/.cargo/bin or in npm's global directory changes.
+set -euo pipefail
+
+readonly CARGO_DENY=0.20.2
+readonly CARGO_FUZZ=0.13.2
+readonly BUF=1.75.0
+readonly REDIS_AT_LEAST=7.0
+
+tools="${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/keyclasp-tools"
+PATH="$tools/bin:${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+
+main() {
+    case "${1-}" in
+    "") redis ;;
+    ci)
+        redis
+        cargo_tool cargo-deny "$CARGO_DENY"
+        buf_tool
+        ;;
+    fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
+    *) fail "unknown argument '$1'. Usage: scripts/setup.sh [ci | fuzz]" ;;
+    esac
+}
+
+# The tests start Redis servers of their own, on ports of their own; they need the program only.
+redis() {
+    command -v redis-server >/dev/null || apt_install redis-server
+    local version
+    version=$(redis-server --version | sed -n 's/.* v=\([0-9.]*\).*/\1/p')
+    if [[ "$(printf '%s\n' "$REDIS_AT_LEAST" "${version:-0}" | sort -V | head -n 1)" != "$REDIS_AT_LEAST" ]]; then
+        fail "$(command -v redis-server) is Redis ${version:-of an unknown version}; the tests need $REDIS_AT_LEAST or later." \
+            "Put a later redis-server first on PATH."
+    fi
+}
+
+# apt_install PACKAGE: installs the package, named like its program, and starts none of its services.
+apt_install() {
+    local package=$1
+    command -v apt-get >/dev/null ||
+        fail "$package is not installed, and there is no apt-get to install it with." \
+            "Install $package (Redis $REDIS_AT_LEAST or later) in the way of this system, so that 'redis-server' is on PATH."
+    local as_root=()
+    if [[ "$(id -u)" != 0 ]]; then
+        { command -v sudo >/dev/null && sudo -n true 2>/dev/null; } ||
+            fail "$package is not installed, and installing it needs root." "Run: sudo apt-get install $package"
+        as_root=(sudo -n)
+    fi
+    say "installing $package with apt-get"
+
+    # Debian's switch: a policy-rc.d that answers 101 keeps maintainer scripts from starting
+    # services. One that is there already says what this machine wants, and stays.
+    local policy=/usr/sbin/policy-rc.d ours=
+    if [[ ! -e "$policy" ]]; then
+        ours=yes
+        # shellcheck disable=SC2064  # the values of now are meant
+        trap "${as_root[*]} rm -f $policy" EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 755 "$policy"
+    fi
+    local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120)
+    local install=("${apt[@]}" install -y --no-install-recommends "$package") log
+    # The package lists may be missing or old: fetch them only then.
+    if ! log=$("${install[@]}" </dev/null 2>&1); then
+        log=$({ "${apt[@]}" update && "${install[@]}"; } </dev/null 2>&1) ||
+            fail "apt-get could not install $package:" "$log"
+    fi
+    if [[ -n "$ours" ]]; then
+        "${as_root[@]}" rm -f "$policy"
+        trap - EXIT
+    fi
+    command -v "$package" >/dev/null || fail "$package was installed, but '$package' is not on PATH ($PATH)."
+}
+
+# cargo_tool NAME VERSION: the one on PATH if it is that version, else one of our own.
+cargo_tool() {
+    local name=$1 version=$2 there
+    if there=$(type -P "$name") && [[ "$("$there" "${name#cargo-}" --version 2>/dev/null)" == *" $version" ]]; then
+        return
+    fi
+    command -v cargo >/dev/null || fail "cargo is not on PATH; install Rust from https://rustup.rs"
+    say "installing $name $version with cargo (a minute or two)"
+    # Unoptimised: these tools run for a second, and build in half the time.
+    cargo install --quiet --locked --debug --force --root "$tools" "$name@$version"
+}
+
+# The one on PATH if it is the right version, else one of our own.
+buf_tool() {
+    local dir="$tools/buf-$BUF" there
+    if there=$(type -P buf) && [[ "$("$there" --version 2>/dev/null)" == "$BUF" ]]; then
+        return
+    fi
+    command -v npm >/dev/null || fail "npm is not on PATH, and buf $BUF comes from npm (@bufbuild/buf)."
+    say "installing buf $BUF with npm"
+    mkdir -p "$tools/bin"
+    rm -rf "$dir"
+    npm install --silent --no-audit --no-fund --no-save --prefix "$dir" "@bufbuild/buf@$BUF" </dev/null >/dev/null
+    ln -sfn "$dir/node_modules/.bin/buf" "$tools/bin/buf"
+    [[ "$("$tools/bin/buf" --version)" == "$BUF" ]] || fail "buf does not run: $tools/bin/buf"
+}
+
+say() {
+    printf 'setup: %s\n' "$1" >&2
+}
+
+fail() {
+    printf 'setup: %s\n' "$@" >&2
+    exit 1
+}
+
+main "$@"

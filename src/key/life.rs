@@ -1,0 +1,360 @@
+//! The life of a key: how a record comes to be, and each step that changes it. Pure functions from
+//! a record to the next one; who may take a step, and where it is stored, is decided elsewhere.
+
+use std::time::Duration;
+
+use super::event::Action;
+use super::id::KeyId;
+use super::owner::Owner;
+use super::policy::{Policy, PolicyViolation};
+use super::record::{KeyRecord, Revocation, SecretHash, Suspension, SuspensionReason};
+use super::scope::{Implications, Scope, Scopes};
+use super::values::{Actor, Cidrs, Description, Metadata, Name, Principals, Realm, Reason};
+use crate::clock::Timestamp;
+
+/// What somebody wants a new key to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// The realm.
+    pub realm: Realm,
+    /// Whom it shall act for.
+    pub owner: Owner,
+    /// What it shall be called.
+    pub name: Name,
+    /// What it is for.
+    pub description: Description,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// When it ends; none: as the policy says.
+    pub lifetime: Option<Lifetime>,
+    /// When it begins; none: now.
+    pub not_before: Option<Timestamp>,
+    /// From where it may be used.
+    pub allowed_cidrs: Cidrs,
+    /// Who may present it.
+    pub allowed_principals: Principals,
+    /// Free labels.
+    pub metadata: Metadata,
+}
+
+/// When a key ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// This long from now on.
+    For(Duration),
+    /// At this time.
+    Until(Timestamp),
+}
+
+impl Lifetime {
+    fn end(self, now: Timestamp) -> Result<Timestamp, LifeError> {
+        let end = match self {
+            Self::For(ttl) => now.after(ttl),
+            Self::Until(end) => end,
+        };
+        if end > now { Ok(end) } else { Err(LifeError::EndInPast) }
+    }
+}
+
+impl Draft {
+    /// The record of the new key.
+    ///
+    /// # Errors
+    /// When the policy does not allow it, or its times make no sense.
+    pub fn into_record(
+        self,
+        policy: &Policy,
+        id: KeyId,
+        secret: SecretHash,
+        by: Actor,
+        now: Timestamp,
+    ) -> Result<KeyRecord, LifeError> {
+        let lifetime = self.lifetime.or(policy.default_ttl.map(Lifetime::For));
+        let expires_at = lifetime.map(|lifetime| lifetime.end(now)).transpose()?;
+        check_order(self.not_before, expires_at)?;
+        policy.check_scopes(&self.scopes)?;
+        policy.check_end(expires_at, now)?;
+        policy.check_binding(&self.allowed_cidrs, &self.allowed_principals)?;
+        Ok(KeyRecord {
+            id,
+            realm: self.realm,
+            owner: self.owner,
+            name: self.name,
+            description: self.description,
+            scopes: self.scopes,
+            prefix: policy.prefix,
+            created_at: now,
+            created_by: by,
+            not_before: self.not_before,
+            expires_at,
+            revocation: None,
+            suspensions: std::collections::BTreeMap::new(),
+            allowed_cidrs: self.allowed_cidrs,
+            allowed_principals: self.allowed_principals,
+            rotated_from: None,
+            rotated_to: None,
+            metadata: self.metadata,
+            secret,
+            version: 1,
+        })
+    }
+}
+
+/// Fields to change; none: leave as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Patch {
+    /// Name.
+    pub name: Option<Name>,
+    /// Description.
+    pub description: Option<Description>,
+    /// Scopes.
+    pub scopes: Option<Scopes>,
+    /// Start; `Some(None)` removes it.
+    pub not_before: Option<Option<Timestamp>>,
+    /// End; `Some(None)` removes it.
+    pub expires_at: Option<Option<Timestamp>>,
+    /// Networks.
+    pub allowed_cidrs: Option<Cidrs>,
+    /// Principals.
+    pub allowed_principals: Option<Principals>,
+    /// Labels, all of them.
+    pub metadata: Option<Metadata>,
+    /// The owner's display name.
+    pub owner_display_name: Option<Name>,
+}
+
+/// A step in a key's life: the record afterwards and what to say about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The record afterwards, its version one higher.
+    pub after: KeyRecord,
+    /// What was done.
+    pub action: Action,
+    /// Whether the key may do less than before, so that the answer must wait for the fence.
+    pub narrows: bool,
+    /// With [`Action::Updated`]: the fields that changed, by their name in `keyclasp.v1.Key`.
+    pub fields: Vec<&'static str>,
+}
+
+/// A step that cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LifeError {
+    /// The key is revoked, which is for ever.
+    #[error("the key is revoked; make a new one")]
+    Revoked,
+    /// The key was rotated before.
+    #[error("the key was rotated before, to {0}; rotate that one")]
+    AlreadyRotated(KeyId),
+    /// The policy, or the caller's caps, do not allow the result.
+    #[error(transparent)]
+    Policy(#[from] PolicyViolation),
+    /// The end does not lie in the future.
+    #[error("the key would end before it is made; choose a later end, or revoke it")]
+    EndInPast,
+    /// The end does not lie behind the start.
+    #[error("not_before must lie before expires_at")]
+    EndsBeforeItBegins,
+    /// The caller expected another version.
+    #[error("the key has version {0} by now; read it again")]
+    Version(u64),
+}
+
+impl KeyRecord {
+    /// Changes the fields that `patch` holds. The policy is asked about those alone, so that a
+    /// policy that was tightened later does not stand in the way of a new name.
+    ///
+    /// # Errors
+    /// When the key is revoked, or the result is not allowed.
+    pub fn update(&self, patch: Patch, policy: &Policy, now: Timestamp) -> Result<Change, LifeError> {
+        let mut after = self.next_version()?;
+        let mut fields = Vec::new();
+        let mut set = |field: &'static str, changed: bool| {
+            if changed {
+                fields.push(field);
+            }
+            changed
+        };
+        if let Some(name) = patch.name {
+            set("name", replace(&mut after.name, name));
+        }
+        if let Some(description) = patch.description {
+            set("description", replace(&mut after.description, description));
+        }
+        if let Some(scopes) = patch.scopes
+            && set("scopes", replace(&mut after.scopes, scopes))
+        {
+            policy.check_scopes(&after.scopes)?;
+        }
+        let mut times = false;
+        if let Some(not_before) = patch.not_before {
+            times |= set("not_before", replace(&mut after.not_before, not_before));
+        }
+        if let Some(expires_at) = patch.expires_at
+            && set("expires_at", replace(&mut after.expires_at, expires_at))
+        {
+            times = true;
+            if after.expires_at.is_some_and(|end| end <= now) {
+                return Err(LifeError::EndInPast);
+            }
+            policy.check_end(after.expires_at, now)?;
+        }
+        if times {
+            check_order(after.not_before, after.expires_at)?;
+        }
+        let mut binding = false;
+        if let Some(cidrs) = patch.allowed_cidrs {
+            binding |= set("allowed_cidrs", replace(&mut after.allowed_cidrs, cidrs));
+        }
+        if let Some(principals) = patch.allowed_principals {
+            binding |= set("allowed_principals", replace(&mut after.allowed_principals, principals));
+        }
+        if binding {
+            policy.check_binding(&after.allowed_cidrs, &after.allowed_principals)?;
+        }
+        if let Some(metadata) = patch.metadata {
+            set("metadata", replace(&mut after.metadata, metadata));
+        }
+        if let Some(display_name) = patch.owner_display_name {
+            set("owner.display_name", replace(&mut after.owner.display_name, display_name));
+        }
+        let narrows = narrows(self, &after, &policy.implications);
+        Ok(Change { after, action: Action::Updated, narrows, fields })
+    }
+
+    /// Suspends by hand. Suspending again replaces the suspension.
+    ///
+    /// # Errors
+    /// When the key is revoked, or `until` does not lie in the future.
+    pub fn suspend(
+        &self,
+        by: Actor,
+        note: Reason,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Change, LifeError> {
+        if until.is_some_and(|until| until <= now) {
+            return Err(LifeError::EndInPast);
+        }
+        let mut after = self.next_version()?;
+        after.suspensions.insert(SuspensionReason::Manual, Suspension { by, at: now, until, note });
+        Ok(Change { after, action: Action::Suspended, narrows: true, fields: Vec::new() })
+    }
+
+    /// Lifts a suspension by hand, and only that. None: there was none.
+    ///
+    /// # Errors
+    /// When the key is revoked.
+    pub fn resume(&self) -> Result<Option<Change>, LifeError> {
+        let mut after = self.next_version()?;
+        let lifted = after.suspensions.remove(&SuspensionReason::Manual).is_some();
+        Ok(lifted.then_some(Change { after, action: Action::Resumed, narrows: false, fields: Vec::new() }))
+    }
+
+    /// Ends the key for ever. A key that is revoked stays as it is, but for its version: every
+    /// revoke is a write, so that its fence is one too.
+    #[must_use]
+    pub fn revoke(&self, by: Actor, reason: Reason, now: Timestamp) -> Change {
+        let mut after = self.clone();
+        after.version += 1;
+        after.revocation.get_or_insert(Revocation { at: now, by, reason });
+        Change { after, action: Action::Revoked, narrows: true, fields: Vec::new() }
+    }
+
+    /// Replaces the key by one with the same grants. Answers the change of this key, then the
+    /// record of the new one. The new key is suspended where this one is.
+    ///
+    /// # Errors
+    /// When the key is revoked or rotated already, or the policy does not allow the new one.
+    #[expect(clippy::too_many_arguments, reason = "a rotation needs them all, and each has its own type")]
+    pub fn rotate(
+        &self,
+        policy: &Policy,
+        new_id: KeyId,
+        new_secret: SecretHash,
+        by: Actor,
+        grace: Duration,
+        ttl: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<(Change, Self), LifeError> {
+        let mut old = self.next_version()?;
+        if let Some(successor) = self.rotated_to {
+            return Err(LifeError::AlreadyRotated(successor));
+        }
+        let expires_at = match ttl {
+            Some(ttl) => Some(Lifetime::For(ttl).end(now)?),
+            None => self.inherited_end(policy, now),
+        };
+        // A start that has passed is history; one that has not is a grant like the others.
+        let not_before = self.not_before.filter(|begin| *begin > now);
+        check_order(not_before, expires_at)?;
+        policy.check_scopes(&self.scopes)?;
+        policy.check_end(expires_at, now)?;
+        policy.check_binding(&self.allowed_cidrs, &self.allowed_principals)?;
+        let new = Self {
+            id: new_id,
+            prefix: policy.prefix,
+            created_at: now,
+            created_by: by.clone(),
+            not_before,
+            expires_at,
+            rotated_from: Some(self.id),
+            rotated_to: None,
+            secret: new_secret,
+            version: 1,
+            ..self.clone()
+        };
+        old.rotated_to = Some(new_id);
+        let narrows = grace.is_zero();
+        if narrows {
+            old.revocation = Some(Revocation { at: now, by, reason: Reason::from_static("rotated") });
+        } else {
+            let end = now.after(grace);
+            old.expires_at = Some(self.expires_at.map_or(end, |expires_at| expires_at.min(end)));
+        }
+        Ok((Change { after: old, action: Action::Rotated, narrows, fields: Vec::new() }, new))
+    }
+
+    /// The old lifetime from now on, cut to what the policy allows today.
+    fn inherited_end(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let lifetime = self.expires_at.map(|end| end.since(self.created_at));
+        let lifetime = match (lifetime, policy.max_ttl) {
+            (Some(lifetime), Some(max)) => Some(lifetime.min(max)),
+            (Some(lifetime), None) => Some(lifetime),
+            (None, max) if max.is_some() || !policy.allow_no_expiry => policy.default_ttl.or(max),
+            (None, _) => None,
+        };
+        lifetime.map(|lifetime| now.after(lifetime))
+    }
+
+    fn next_version(&self) -> Result<Self, LifeError> {
+        if self.revocation.is_some() {
+            return Err(LifeError::Revoked);
+        }
+        Ok(Self { version: self.version + 1, ..self.clone() })
+    }
+}
+
+fn check_order(not_before: Option<Timestamp>, expires_at: Option<Timestamp>) -> Result<(), LifeError> {
+    match (not_before, expires_at) {
+        (Some(begin), Some(end)) if begin >= end => Err(LifeError::EndsBeforeItBegins),
+        _ => Ok(()),
+    }
+}
+
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    *place = value;
+    changed
+}
+
+/// Whether something that `before` may do, `after` may not.
+fn narrows(before: &KeyRecord, after: &KeyRecord, implications: &Implications) -> bool {
+    let end = |record: &KeyRecord| record.expires_at.unwrap_or(Timestamp::MAX);
+    let begin = |record: &KeyRecord| record.not_before.unwrap_or_default();
+    let lost = |scope: &&Scope| !implications.any_covers(after.scopes.as_slice(), scope);
+    before.scopes.as_slice().iter().any(|scope| lost(&scope))
+        || end(after) < end(before)
+        || begin(after) > begin(before)
+        || !before.allowed_cidrs.within(&after.allowed_cidrs)
+        || !before.allowed_principals.within(&after.allowed_principals)
+}

@@ -1,0 +1,199 @@
+//! Scopes: what a key may do, and which scope implies which.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use super::values::Invalid;
+
+/// One scope: a scope token (RFC 6749, section 3.3) of 1 to 128 characters, usually
+/// `resource:action`. The action is what follows the last colon; a scope without a colon has none.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(Arc<str>);
+
+impl Scope {
+    /// Parses `text`.
+    ///
+    /// # Errors
+    /// When the text is empty, too long, or holds a character that a scope token may not have.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if !(1..=128).contains(&text.len()) {
+            return Err(Invalid::new("holds a scope that is not 1 to 128 characters long"));
+        }
+        // %x21 / %x23-5B / %x5D-7E
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
+            return Err(Invalid::new(
+                "holds a scope with a character that is not allowed; use visible ASCII without quotes and backslashes",
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parts(&self) -> (&str, Option<&str>) {
+        match self.0.rsplit_once(':') {
+            Some((resource, action)) => (resource, Some(action)),
+            None => (&self.0, None),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A key's scopes: up to 64, sorted, each once. May be empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scopes(Vec<Scope>);
+
+impl Scopes {
+    /// Most scopes of one key.
+    pub const MAX: usize = 64;
+
+    /// Parses scopes; repeated ones count once.
+    ///
+    /// # Errors
+    /// When there are too many, or one is no scope.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, Invalid> {
+        if texts.len() > Self::MAX {
+            return Err(Invalid::new(format!("holds {} scopes; at most {} are allowed", texts.len(), Self::MAX)));
+        }
+        let mut scopes = texts.iter().map(|text| Scope::parse(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        scopes.sort();
+        scopes.dedup();
+        Ok(Self(scopes))
+    }
+
+    /// The scopes, sorted.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Scope] {
+        &self.0
+    }
+}
+
+/// Which action implies which others, for one realm: `write` implies `read`, and so on. Closed
+/// under transitivity when it is made, so that a check is one look-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Implications(BTreeMap<String, BTreeSet<String>>);
+
+impl Implications {
+    /// From pairs of an action and the actions that it implies directly.
+    #[must_use]
+    pub fn new(direct: &BTreeMap<String, Vec<String>>) -> Self {
+        let mut closed = BTreeMap::new();
+        for action in direct.keys() {
+            let mut reached = BTreeSet::new();
+            let mut open = vec![action];
+            while let Some(next) = open.pop() {
+                for implied in direct.get(next).into_iter().flatten() {
+                    if reached.insert(implied.clone()) {
+                        open.push(implied);
+                    }
+                }
+            }
+            closed.insert(action.clone(), reached);
+        }
+        Self(closed)
+    }
+
+    /// Whether holding `held` is enough where `required` is asked for: it is the same, or `*`, or
+    /// has the same resource and `*` or an implying action.
+    #[must_use]
+    pub fn covers(&self, held: &Scope, required: &Scope) -> bool {
+        if held == required || held.as_str() == "*" {
+            return true;
+        }
+        match (held.parts(), required.parts()) {
+            ((resource, Some(action)), (wanted, Some(wanted_action))) if resource == wanted => {
+                action == "*" || self.0.get(action).is_some_and(|implied| implied.contains(wanted_action))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether one of `held` covers `required`.
+    #[must_use]
+    pub fn any_covers(&self, held: &[Scope], required: &Scope) -> bool {
+        held.iter().any(|held| self.covers(held, required))
+    }
+}
+
+/// `write ⇒ read`, `admin ⇒ write`.
+impl Default for Implications {
+    fn default() -> Self {
+        Self::new(&BTreeMap::from([
+            ("admin".to_owned(), vec!["write".to_owned()]),
+            ("write".to_owned(), vec!["read".to_owned()]),
+        ]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(text: &str) -> Scope {
+        Scope::parse(text).unwrap()
+    }
+
+    #[test]
+    fn implication() {
+        let table = [
+            ("clusters:write", "clusters:read", true),
+            ("clusters:admin", "clusters:read", true),
+            ("clusters:read", "clusters:write", false),
+            ("clusters:write", "nodes:read", false),
+            ("clusters:*", "clusters:delete", true),
+            ("clusters:*", "clusters:*", true),
+            ("clusters:*", "clusters", false),
+            ("clusters:*", "clusters:a:read", false),
+            ("*", "anything", true),
+            ("*", "a:b", true),
+            ("a:b:write", "a:b:read", true),
+            ("write", "read", false),
+            ("clusters:delete", "clusters:read", false),
+            ("clusters:read", "clusters:*", false),
+            ("Clusters:write", "clusters:read", false),
+        ];
+        for (held, required, covered) in table {
+            assert_eq!(Implications::default().covers(&scope(held), &scope(required)), covered, "{held} {required}");
+        }
+    }
+
+    #[test]
+    fn a_cycle_of_implications_ends() {
+        let cycle = Implications::new(&BTreeMap::from([
+            ("a".to_owned(), vec!["b".to_owned()]),
+            ("b".to_owned(), vec!["a".to_owned()]),
+        ]));
+        assert!(cycle.covers(&scope("x:a"), &scope("x:b")));
+        assert!(!cycle.covers(&scope("x:a"), &scope("x:c")));
+    }
+
+    #[test]
+    fn tokens() {
+        for good in ["a", "a:b", "https://example.org/scope", "!", "~", &"x".repeat(128)] {
+            assert!(Scope::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a\"", "a\\b", "é", "a\n", &"x".repeat(129)] {
+            assert!(Scope::parse(bad).is_err(), "{bad}");
+        }
+        let many: Vec<_> = (0..=64).map(|n| format!("s{n}")).collect();
+        assert!(Scopes::parse(&many).is_err());
+        assert_eq!(Scopes::parse(many.get(..64).unwrap()).unwrap().as_slice().len(), 64);
+        assert_eq!(Scopes::parse(&["b", "a", "b"]).unwrap(), Scopes::parse(&["a", "b"]).unwrap());
+    }
+}

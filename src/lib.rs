@@ -1,0 +1,13 @@
+//! keyclasp: API keys beside Keycloak. The module map.
+//!
+//! Dependencies point one way, and a test (`tests/it/layers.rs`) holds it:
+//! `main → cli → app → {rpc, config, telemetry}`, `rpc → service → {fence, keycloak, hash} → store → key → clock`.
+//! `docs/ARCHITECTURE.md` says which rule lives where.
+
+pub mod clock;
+pub mod hash;
+pub mod key;
+pub mod random;
+pub mod rpc;
+pub mod service;
+pub mod store;

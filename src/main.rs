@@ -1,0 +1,3 @@
+//! The `keyclasp` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the tests share: servers that are started and stopped, clients, waiting for a condition.

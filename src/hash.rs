@@ -245,8 +245,16 @@ impl Hasher {
         Ok((text, SecretHash { digest, profile: self.profile, pepper: pepper.id.clone() }))
     }
 
-    /// Whether `text`, which reads as `key`, is the secret that `stored` is the hash of. `version`
-    /// is that of the record: what was remembered of another version does not count.
+    /// Whether `text` was verified before as the secret of the key `id` at this `version` of its
+    /// record.
+    #[must_use]
+    pub fn remembers(&self, text: &ApiKey, id: KeyId, version: u64) -> bool {
+        let digest = self.seen_digest(text);
+        self.seen.get(&(id, version)).is_some_and(|seen| bool::from(seen.ct_eq(&digest)))
+    }
+
+    /// Whether `text`, which reads as `key`, is the secret that `stored` is the hash of; runs
+    /// Argon2. A match is remembered for `version`, that of the record.
     ///
     /// # Errors
     /// When Argon2 itself fails, such as for want of memory.
@@ -257,21 +265,26 @@ impl Hasher {
         stored: &SecretHash,
         version: u64,
     ) -> Result<Verdict, HashError> {
-        let seen_as = (key.id, version);
-        let digest = finish(self.seen_key.clone(), &[text.expose().as_bytes()]);
-        if self.seen.get(&seen_as).is_some_and(|seen| bool::from(seen.ct_eq(&digest))) {
-            return Ok(Verdict::Match);
-        }
         let (Some(pepper), true) = (self.keyring.get(&stored.pepper), stored.profile.is_bearable()) else {
             return Ok(Verdict::Undecidable);
         };
         let computed = self.argon2(&*pepper.password(key.id, &key.random), key.id, stored.profile)?;
         if bool::from(computed.ct_eq(&stored.digest)) {
-            self.seen.insert(seen_as, digest);
+            self.seen.insert((key.id, version), self.seen_digest(text));
             Ok(Verdict::Match)
         } else {
             Ok(Verdict::Mismatch)
         }
+    }
+
+    /// The profile of new keys.
+    #[must_use]
+    pub const fn profile(&self) -> Argon2Profile {
+        self.profile
+    }
+
+    fn seen_digest(&self, text: &ApiKey) -> [u8; 32] {
+        finish(self.seen_key.clone(), &[text.expose().as_bytes()])
     }
 
     fn argon2(&self, password: &[u8], id: KeyId, profile: Argon2Profile) -> Result<[u8; 32], HashError> {

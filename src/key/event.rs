@@ -55,6 +55,19 @@ impl Action {
     pub const ALL: [Self; 6] =
         [Self::Created, Self::Updated, Self::Rotated, Self::Suspended, Self::Resumed, Self::Revoked];
 
+    /// Its name, in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Rotated => "rotated",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
+            Self::Revoked => "revoked",
+        }
+    }
+
     /// The stored number.
     #[must_use]
     pub const fn number(self) -> u8 {

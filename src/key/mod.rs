@@ -5,6 +5,7 @@
 //! is valid.
 
 mod base62;
+pub mod canonical;
 pub mod codec;
 mod decision;
 mod event;

@@ -308,11 +308,14 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_has_one_spelling(text in "[a-z]{2}_[0-9A-Za-z]{22}_[0-9A-Za-z]{60}") {
-            if let Ok(parsed) = ApiKey::new(text.clone()).parse() {
-                let again = parsed.render();
-                prop_assert_eq!(again.expose(), text);
-            }
+        fn what_is_read_has_one_spelling(start in "[a-z]{2}_[0-6][0-9A-Za-z]{21}_[0-9A-E][0-9A-Za-z]{53}") {
+            // With the checksum that belongs to it, most such text is a key.
+            let mut crc = [0; CRC_LEN];
+            base62::encode(&crc32fast::hash(start.as_bytes()).to_be_bytes(), &mut crc);
+            let text = start + std::str::from_utf8(&crc).unwrap();
+            let parsed = ApiKey::new(text.clone()).parse().unwrap();
+            let again = parsed.render();
+            prop_assert_eq!(again.expose(), text);
         }
     }
 

@@ -1,6 +1,228 @@
 //! Use cases: what keyclasp does, whoever asks and over whatever wire.
+//!
+//! | use case | home |
+//! |---|---|
+//! | who may do what | [`access`] |
+//! | create, get, list, update, rotate, suspend, resume, revoke one key | [`lifecycle`] |
+//! | revoke many keys | [`sweep`] |
+//! | end a key by presenting it | [`own`] |
+//! | may this key pass? | [`validate`] |
+//! | what happened | [`audit`] |
+//! | how is this replica | [`status`] |
+//!
+//! Knows no wire codes and no concrete store.
 
 pub mod access;
+mod argon2;
+pub mod audit;
 mod error;
+mod idempotency;
+pub mod keyring;
+pub mod lifecycle;
+mod metrics;
+pub mod own;
+pub mod page;
+mod policies;
+pub mod status;
+pub mod sweep;
+pub mod validate;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use error::{Error, ErrorKind, FieldViolation};
+pub use metrics::ServiceMetrics;
+pub use policies::Policies;
+
+use self::access::{Call, Principal, Realms, Right};
+use crate::clock::{Clock, Timestamp};
+use crate::hash::Hasher;
+use crate::key::{Event, KeyId, KeyRecord, Realm};
+use crate::random::Entropy;
+use crate::store::{Commit, LogCursor, Outcome, Store, Write};
+
+/// What the use cases share.
+pub struct Core {
+    store: Arc<dyn Store>,
+    hasher: Arc<Hasher>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    policies: Policies,
+    retention: Duration,
+    metrics: ServiceMetrics,
+    argon2: argon2::Gate,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// What the composition root puts into [`Service::new`].
+pub struct Parts {
+    /// Where records live.
+    pub store: Arc<dyn Store>,
+    /// Makes and verifies secrets.
+    pub hasher: Arc<Hasher>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// What each realm allows.
+    pub policies: Policies,
+    /// How long the record of a key that ended is kept.
+    pub retention: Duration,
+    /// What is counted.
+    pub metrics: ServiceMetrics,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// The use cases, wired together. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The life of single keys.
+    pub keys: lifecycle::Lifecycle,
+    /// Revoking many keys.
+    pub sweep: sweep::Sweep,
+    /// Ending a key by presenting it.
+    pub own: own::SelfRevocation,
+    /// The check path.
+    pub validator: validate::Validator,
+    /// The audit log.
+    pub audit: audit::AuditLog,
+    /// The state of this replica.
+    pub status: status::StatusReport,
+}
+
+impl Service {
+    /// The use cases over `parts`.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let core = Arc::new(Core {
+            store: parts.store,
+            hasher: parts.hasher,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            policies: parts.policies,
+            retention: parts.retention,
+            metrics: parts.metrics,
+            argon2: argon2::Gate::new(),
+        });
+        Self {
+            keys: lifecycle::Lifecycle::new(Arc::clone(&core)),
+            sweep: sweep::Sweep::new(Arc::clone(&core)),
+            own: own::SelfRevocation::new(Arc::clone(&core)),
+            validator: validate::Validator::new(Arc::clone(&core)),
+            audit: audit::AuditLog::new(Arc::clone(&core)),
+            status: status::StatusReport::new(core),
+        }
+    }
+}
+
+/// What the answer to a change that takes something away waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fence {
+    /// Position of the change in its shard's log.
+    pub position: u64,
+    /// Replicas that said that they had applied it.
+    pub acknowledged: u32,
+    /// Replicas that were silent until their lease had ended.
+    pub lapsed: u32,
+    /// How long the wait took.
+    pub duration: Duration,
+}
+
+impl Fence {
+    /// Without replicas that answer from memory, the commit itself is the fence.
+    const fn at(cursor: LogCursor) -> Self {
+        Self { position: cursor.position, acknowledged: 0, lapsed: 0, duration: Duration::ZERO }
+    }
+}
+
+/// How often a change is computed anew because somebody else was faster.
+const MAX_CONFLICTS: usize = 16;
+
+impl Core {
+    /// Writes `commit`, and tells the log and the metrics of its events.
+    async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, Error> {
+        let outcome = self.store.commit(commit, now).await?;
+        if matches!(outcome, Outcome::Done(_)) {
+            for event in &commit.events {
+                self.metrics.mutated(event.action);
+                tracing::info!(
+                    action = event.action.name(),
+                    key = %event.key_id,
+                    realm = %event.realm,
+                    owner = event.owner.id(),
+                    actor = %event.actor,
+                    origin = event.origin,
+                    version = event.key_version,
+                    "key changed"
+                );
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The record of `id`, which `principal` must have `right` to. An unknown id and one in a
+    /// realm where the caller has no role look the same.
+    async fn fetch(&self, principal: &Principal, right: Right, id: KeyId, now: Timestamp) -> Result<KeyRecord, Error> {
+        require_somewhere(principal, right)?;
+        let record = self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?;
+        if principal.may(right, &record.realm) {
+            Ok(record)
+        } else if Right::ALL.into_iter().any(|right| principal.may(right, &record.realm)) {
+            Err(role_missing(right))
+        } else {
+            Err(Error::key_not_found())
+        }
+    }
+
+    fn write(&self, record: KeyRecord, expects: crate::store::Expect) -> Write {
+        Write { gone_at: record.gone_at(self.retention), record, expects }
+    }
+}
+
+/// The event of a change to `record` (as it is afterwards).
+fn event(call: &Call, record: &KeyRecord, action: crate::key::Action, now: Timestamp) -> Event {
+    Event {
+        at: now,
+        action,
+        actor: call.principal.name.clone(),
+        realm: record.realm.clone(),
+        key_id: record.id,
+        owner: record.owner.reference.clone(),
+        reason: crate::key::Reason::from_static(""),
+        origin: call.origin.clone(),
+        key_version: record.version,
+        fields: Vec::new(),
+        rotated_to: None,
+    }
+}
+
+fn require(principal: &Principal, right: Right, realm: &Realm) -> Result<(), Error> {
+    if principal.may(right, realm) { Ok(()) } else { Err(role_missing(right)) }
+}
+
+fn require_somewhere(principal: &Principal, right: Right) -> Result<(), Error> {
+    match principal.realms_with(right) {
+        Realms::Only(realms) if realms.is_empty() => Err(role_missing(right)),
+        _ => Ok(()),
+    }
+}
+
+fn role_missing(right: Right) -> Error {
+    Error::new(ErrorKind::RoleMissing, format!("this caller needs the role {} in this realm", right.roles()))
+}
+
+fn contention() -> Error {
+    Error::new(ErrorKind::TooMuchContention, "others keep changing the same keys; try again")
+        .retry_after(Duration::from_millis(100))
+}

@@ -34,6 +34,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// idempotency entry. It survives a crash of this process once it is answered.
     async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, StoreError>;
 
+    /// What the idempotency slot `slot` in the shard of `bucket` was answered with, if it is
+    /// remembered at `now`.
+    async fn idempotency(
+        &self,
+        bucket: u8,
+        slot: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<IdempotencyEntry>, StoreError>;
+
     /// One page of records, by (created_at, id). No record that existed throughout is skipped.
     async fn list(&self, query: &ListQuery, now: Timestamp) -> Result<ListPage, StoreError>;
 

@@ -1,0 +1,176 @@
+//! RevokeKeys: ends every key that matches, in commits of up to 256, one fence per shard.
+//!
+//! Safe to repeat: a key that is revoked already is counted and left alone, so a call that was cut
+//! off goes on where it stopped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::access::{Call, Right};
+use super::error::{Error, ErrorKind};
+use super::{Core, Fence, MAX_CONFLICTS, contention, event, page, require};
+use crate::clock::Timestamp;
+use crate::key::{Action, KeyRecord, OwnerRef, Realm, Reason, Scope, Status};
+use crate::store::{Commit, Effect, Expect, ListQuery, LogCursor, MAX_WRITES, Outcome, shard_of};
+
+/// Which keys to end: all of the realm that match every filter.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The realm.
+    pub realm: Realm,
+    /// Only of this owner.
+    pub owner: Option<OwnerRef>,
+    /// Only created before this time.
+    pub created_before: Option<Timestamp>,
+    /// Only keys that hold or imply this scope.
+    pub scope: Option<Scope>,
+    /// Why.
+    pub reason: Reason,
+    /// Count, change nothing.
+    pub dry_run: bool,
+}
+
+/// What was ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Keys that this call revoked, or would have.
+    pub revoked: u64,
+    /// Keys that matched and had ended before.
+    pub already_ended: u64,
+    /// One per shard that was written.
+    pub fences: Vec<Fence>,
+}
+
+/// Revoking many keys.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    core: Arc<Core>,
+}
+
+impl Sweep {
+    pub(super) const fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Ends every key that matches. A key that is created while this runs may be missed.
+    ///
+    /// # Errors
+    /// When the caller may not, or the store did not answer; part may be done then.
+    pub async fn revoke(&self, call: &Call, selection: &Selection) -> Result<Swept, Error> {
+        let core = &*self.core;
+        require(&call.principal, Right::Issue, &selection.realm)?;
+        check_owner_cap(call, selection)?;
+        let now = core.clock.now();
+        let mut swept = Swept::default();
+        let mut fences: BTreeMap<u16, LogCursor> = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let query = ListQuery {
+                realm: selection.realm.clone(),
+                owner: selection.owner.clone(),
+                after,
+                limit: page::MAX_PAGE,
+            };
+            let found = core.store.list(&query, now).await?;
+            let mut by_shard: BTreeMap<u16, Vec<KeyRecord>> = BTreeMap::new();
+            for record in found.records.into_iter().filter(|record| self.matches(record, selection)) {
+                match record.status(now) {
+                    Status::Revoked | Status::Expired => swept.already_ended += 1,
+                    Status::Active | Status::Suspended => {
+                        let shard = shard_of(record.id.bucket(), core.store.shards());
+                        by_shard.entry(shard).or_default().push(record);
+                    }
+                }
+            }
+            for (shard, records) in by_shard {
+                for batch in records.chunks(MAX_WRITES) {
+                    if selection.dry_run {
+                        swept.revoked += batch.len() as u64;
+                    } else if let Some(cursor) = self.revoke_batch(call, batch, selection, &mut swept).await? {
+                        fences.insert(shard, cursor);
+                    }
+                }
+            }
+            after = found.next;
+            if after.is_none() {
+                swept.fences = fences.into_values().map(Fence::at).collect();
+                return Ok(swept);
+            }
+        }
+    }
+
+    fn matches(&self, record: &KeyRecord, selection: &Selection) -> bool {
+        let implications = &self.core.policies.of(&record.realm).implications;
+        selection.created_before.is_none_or(|before| record.created_at < before)
+            && selection.scope.as_ref().is_none_or(|scope| implications.any_covers(record.scopes.as_slice(), scope))
+    }
+
+    /// Ends keys of one shard. When somebody else changed one of them meanwhile, all are read
+    /// again; those that ended on their own are counted as such.
+    async fn revoke_batch(
+        &self,
+        call: &Call,
+        batch: &[KeyRecord],
+        selection: &Selection,
+        swept: &mut Swept,
+    ) -> Result<Option<LogCursor>, Error> {
+        let core = &*self.core;
+        let mut open = batch.to_vec();
+        for _ in 0..MAX_CONFLICTS {
+            let now = core.clock.now();
+            let Some(first) = open.first() else { return Ok(None) };
+            let bucket = first.id.bucket();
+            let changes: Vec<_> = open
+                .iter()
+                .map(|record| {
+                    (record.version, record.revoke(call.principal.name.clone(), selection.reason.clone(), now))
+                })
+                .collect();
+            let commit = Commit {
+                bucket,
+                events: changes
+                    .iter()
+                    .map(|(_, change)| {
+                        let mut happened = event(call, &change.after, Action::Revoked, now);
+                        happened.reason = selection.reason.clone();
+                        happened
+                    })
+                    .collect(),
+                idempotency: None,
+                guard: None,
+                effect: Effect::TakesAway,
+                writes: changes
+                    .into_iter()
+                    .map(|(version, change)| core.write(change.after, Expect::Version(version)))
+                    .collect(),
+            };
+            if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
+                swept.revoked += open.len() as u64;
+                return Ok(Some(cursor));
+            }
+            let mut again = Vec::with_capacity(open.len());
+            for record in &open {
+                match core.store.get(record.id, now).await? {
+                    Some(record) if !matches!(record.status(now), Status::Revoked | Status::Expired) => {
+                        again.push(record)
+                    }
+                    _ => swept.already_ended += 1,
+                }
+            }
+            open = again;
+        }
+        Err(contention())
+    }
+}
+
+/// A caller that may act for some owners only must say for which.
+fn check_owner_cap(call: &Call, selection: &Selection) -> Result<(), Error> {
+    match (&selection.owner, &call.principal.caps.owners) {
+        (Some(owner), _) => call.principal.caps.check_owner(owner).map_err(|violation| Error::cap(&violation)),
+        (None, Some(_)) => Err(Error::new(
+            ErrorKind::CapExceeded,
+            "this caller's caps: it may act for some owners only; name one in `owner`",
+        )),
+        (None, None) => Ok(()),
+    }
+}

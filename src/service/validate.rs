@@ -1,0 +1,249 @@
+//! ValidateKey: may this key pass? The check path.
+//!
+//! Order of refusal: length, alphabet and checksum; the tag; only then the store; the secret
+//! before anything that the record says. What is no key of ours, or a forgery, costs neither a
+//! store call nor an Argon2 run.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Core;
+use super::access::{Call, Right};
+use super::error::{Error, ErrorKind};
+use crate::clock::Timestamp;
+use crate::hash::Verdict;
+use crate::key::{ApiKey, Decision, KeyRecord, ParsedKey, Question, Realm, Scope, decide};
+
+/// What ValidateKey is asked.
+#[derive(Debug)]
+pub struct Check<'a> {
+    /// The presented text.
+    pub text: &'a ApiKey,
+    /// The realm that the key must belong to; none: any in which the caller may validate.
+    pub realm: Option<&'a Realm>,
+    /// Scopes that the key must cover.
+    pub required_scopes: &'a [Scope],
+    /// From where the key was presented.
+    pub source_address: Option<IpAddr>,
+    /// Who presented it.
+    pub source_principal: Option<&'a str>,
+}
+
+/// What ValidateKey answers.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// What was decided.
+    pub outcome: Outcome,
+    /// The record, where the caller may see it: the secret matched and the realm is right.
+    pub record: Option<KeyRecord>,
+    /// When it was decided.
+    pub now: Timestamp,
+    /// With [`Outcome::MissingScope`]: the scopes that the key does not cover.
+    pub missing_scopes: Vec<Scope>,
+}
+
+/// What was decided. The numbers are those of `keyclasp.v1.Outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// The key may pass.
+    Valid = 1,
+    /// Not a key.
+    Malformed = 2,
+    /// No such key, as far as this caller may know.
+    Unknown = 3,
+    /// Revoked.
+    Revoked = 4,
+    /// Suspended by hand.
+    Suspended = 5,
+    /// Expired.
+    Expired = 6,
+    /// Before its not_before.
+    NotYetValid = 7,
+    /// Of another realm in which the caller may validate.
+    WrongRealm = 8,
+    /// A required scope is not covered.
+    MissingScope = 9,
+    /// Not from that address.
+    AddressDenied = 10,
+    /// Not by that principal.
+    PrincipalDenied = 11,
+    /// The owner is not active.
+    OwnerInactive = 12,
+    /// Used too often.
+    RateLimited = 13,
+}
+
+impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = 13;
+    /// Every outcome, by number.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Valid,
+        Self::Malformed,
+        Self::Unknown,
+        Self::Revoked,
+        Self::Suspended,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::WrongRealm,
+        Self::MissingScope,
+        Self::AddressDenied,
+        Self::PrincipalDenied,
+        Self::OwnerInactive,
+        Self::RateLimited,
+    ];
+
+    /// Its place in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize - 1
+    }
+
+    /// Its name, in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongRealm => "wrong_realm",
+            Self::MissingScope => "missing_scope",
+            Self::AddressDenied => "address_denied",
+            Self::PrincipalDenied => "principal_denied",
+            Self::OwnerInactive => "owner_inactive",
+            Self::RateLimited => "rate_limited",
+        }
+    }
+
+    /// The outcome in words.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Valid => "the key may pass",
+            Self::Malformed => "this is not a key: its length, its characters or its checksum are wrong",
+            Self::Unknown => "there is no such key",
+            Self::Revoked => "the key was revoked",
+            Self::Suspended => "the key is suspended",
+            Self::Expired => "the key has expired",
+            Self::NotYetValid => "the key is not valid yet",
+            Self::WrongRealm => "the key belongs to another realm",
+            Self::MissingScope => "the key does not have every required scope",
+            Self::AddressDenied => "the key may not be used from this address",
+            Self::PrincipalDenied => "the key may not be presented by this principal",
+            Self::OwnerInactive => "the owner of the key is not active",
+            Self::RateLimited => "the key was used too often",
+        }
+    }
+}
+
+/// The check path.
+#[derive(Debug, Clone)]
+pub struct Validator {
+    core: Arc<Core>,
+}
+
+impl Validator {
+    pub(super) const fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Decides whether a key may pass.
+    ///
+    /// # Errors
+    /// When no decision was made: the caller may not ask, or the store did not answer.
+    pub async fn validate(&self, call: &Call, check: &Check<'_>) -> Result<Checked, Error> {
+        match check.realm {
+            Some(realm) => super::require(&call.principal, Right::Validate, realm)?,
+            None => super::require_somewhere(&call.principal, Right::Validate)?,
+        }
+        let checked = self.decide(call, check).await?;
+        self.core.metrics.decided(checked.outcome);
+        Ok(checked)
+    }
+
+    async fn decide(&self, call: &Call, check: &Check<'_>) -> Result<Checked, Error> {
+        let core = &*self.core;
+        let now = core.clock.now();
+        let refused = |outcome| Checked { outcome, record: None, now, missing_scopes: Vec::new() };
+        let record = match core.identify(check.text, now).await? {
+            Presented::Ours(record) => record,
+            Presented::Malformed => return Ok(refused(Outcome::Malformed)),
+            Presented::Unknown => return Ok(refused(Outcome::Unknown)),
+        };
+        if !call.principal.may(Right::Validate, &record.realm) {
+            return Ok(refused(Outcome::Unknown));
+        }
+        let question = Question {
+            now,
+            realm: check.realm,
+            required_scopes: check.required_scopes,
+            source_address: check.source_address,
+            source_principal: check.source_principal,
+        };
+        let mut missing_scopes = Vec::new();
+        let outcome = match decide(&record, &core.policies.of(&record.realm).implications, &question) {
+            Decision::Valid => Outcome::Valid,
+            // Nothing is told about a key of another realm.
+            Decision::WrongRealm => return Ok(refused(Outcome::WrongRealm)),
+            Decision::Revoked => Outcome::Revoked,
+            Decision::Expired => Outcome::Expired,
+            Decision::Suspended => Outcome::Suspended,
+            Decision::OwnerInactive => Outcome::OwnerInactive,
+            Decision::NotYetValid => Outcome::NotYetValid,
+            Decision::MissingScope(missing) => {
+                missing_scopes = missing;
+                Outcome::MissingScope
+            }
+            Decision::AddressDenied => Outcome::AddressDenied,
+            Decision::PrincipalDenied => Outcome::PrincipalDenied,
+        };
+        Ok(Checked { outcome, record: Some(record), now, missing_scopes })
+    }
+}
+
+/// What a presented text turned out to be.
+pub(super) enum Presented {
+    /// The text of this record's key.
+    Ours(KeyRecord),
+    /// Not a key.
+    Malformed,
+    /// A forgery, or a key whose record is gone.
+    Unknown,
+}
+
+impl Core {
+    /// Finds the record whose key `text` is.
+    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Presented, Error> {
+        let Ok(parsed) = text.parse() else { return Ok(Presented::Malformed) };
+        if !self.hasher.keyring().is_genuine(&parsed) {
+            return Ok(Presented::Unknown);
+        }
+        let Some(record) = self.store.get(parsed.id, now).await? else { return Ok(Presented::Unknown) };
+        match self.verify(text, parsed, &record).await? {
+            Verdict::Match => Ok(Presented::Ours(record)),
+            Verdict::Mismatch => Ok(Presented::Unknown),
+            Verdict::Undecidable => Err(Error {
+                internal: Some(format!(
+                    "key {}: its pepper {} is not in the keyring, or its hash costs {:?} are beyond bearing",
+                    record.id, record.secret.pepper, record.secret.profile
+                )),
+                ..Error::new(ErrorKind::DataUnreadable, "the secret of this key cannot be verified; the log has more")
+            }),
+        }
+    }
+
+    async fn verify(&self, text: &ApiKey, parsed: ParsedKey, record: &KeyRecord) -> Result<Verdict, Error> {
+        if self.hasher.remembers(text, record.id, record.version) {
+            return Ok(Verdict::Match);
+        }
+        let profile = record.secret.profile;
+        let (hasher, text, stored, version) =
+            (Arc::clone(&self.hasher), text.clone(), record.secret.clone(), record.version);
+        self.argon2.run(profile, move || hasher.verify(&text, &parsed, &stored, version)).await
+    }
+}

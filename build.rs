@@ -31,6 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("keyclasp.bin"), compiler.encode_file_descriptor_set())?;
 
     let mut prost = prost_build::Config::new();
+    // Sorted maps: the same message is the same bytes, and the same text in a log.
+    prost.btree_map(["."]);
     prost.skip_debug(SECRET_MESSAGES);
     tonic_prost_build::configure()
         .build_transport(false)

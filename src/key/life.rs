@@ -358,3 +358,188 @@ fn narrows(before: &KeyRecord, after: &KeyRecord, implications: &Implications) -
         || !before.allowed_cidrs.within(&after.allowed_cidrs)
         || !before.allowed_principals.within(&after.allowed_principals)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::example;
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn by() -> Actor {
+        Actor::parse("issuer").unwrap()
+    }
+
+    fn now() -> Timestamp {
+        at(2_000_000)
+    }
+
+    fn scopes(texts: &[&str]) -> Scopes {
+        Scopes::parse(texts).unwrap()
+    }
+
+    fn rotate(
+        record: &KeyRecord,
+        policy: &Policy,
+        grace: Duration,
+        ttl: Option<Duration>,
+    ) -> Result<(Change, KeyRecord), LifeError> {
+        record.rotate(policy, KeyId::from_bytes([9; 16]), record.secret.clone(), by(), grace, ttl, now())
+    }
+
+    #[test]
+    fn an_update_tells_which_fields_changed_and_whether_it_narrows() {
+        let policy = Policy::default();
+        type Make = fn() -> Patch;
+        let table: [(&str, Make, &[&str], bool); 9] = [
+            ("name", || Patch { name: Some(Name::parse("new").unwrap()), ..Patch::default() }, &["name"], false),
+            ("same name", || Patch { name: Some(Name::parse("nightly").unwrap()), ..Patch::default() }, &[], false),
+            ("fewer scopes", || Patch { scopes: Some(scopes(&["nodes:read"])), ..Patch::default() }, &["scopes"], true),
+            (
+                "weaker scope",
+                || Patch { scopes: Some(scopes(&["clusters:read", "nodes:read"])), ..Patch::default() },
+                &["scopes"],
+                true,
+            ),
+            (
+                "stronger scope",
+                || Patch { scopes: Some(scopes(&["clusters:admin", "nodes:read"])), ..Patch::default() },
+                &["scopes"],
+                false,
+            ),
+            ("an end", || Patch { expires_at: Some(Some(at(9_000_000))), ..Patch::default() }, &["expires_at"], true),
+            ("a start", || Patch { not_before: Some(Some(at(9_000_000))), ..Patch::default() }, &["not_before"], true),
+            (
+                "networks",
+                || Patch { allowed_cidrs: Some(Cidrs::parse(&["10.0.0.0/8"]).unwrap()), ..Patch::default() },
+                &["allowed_cidrs"],
+                true,
+            ),
+            (
+                "principals",
+                || Patch { allowed_principals: Some(Principals::parse(&["a"]).unwrap()), ..Patch::default() },
+                &["allowed_principals"],
+                true,
+            ),
+        ];
+        for (name, patch, fields, narrows) in table {
+            let change = example().update(patch(), &policy, now()).unwrap();
+            assert_eq!((change.fields.as_slice(), change.narrows), (fields, narrows), "{name}");
+            assert_eq!(change.after.version, 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tightened_policy_does_not_stand_in_the_way_of_a_new_name() {
+        let policy = Policy { grantable: Some(Vec::new()), allow_no_expiry: false, ..Policy::default() };
+        let patch = Patch { name: Some(Name::parse("new").unwrap()), ..Patch::default() };
+        assert!(example().update(patch, &policy, now()).is_ok());
+        let patch = Patch { scopes: Some(scopes(&["nodes:write"])), ..Patch::default() };
+        assert!(matches!(example().update(patch, &policy, now()), Err(LifeError::Policy(PolicyViolation::Scope(_)))));
+    }
+
+    #[test]
+    fn a_revoked_key_takes_no_other_step_but_to_be_revoked_again() {
+        let first = example().revoke(by(), Reason::from_static("first"), now());
+        assert!(first.narrows && first.after.version == 2);
+        let revoked = first.after;
+        let again = revoked.revoke(by(), Reason::from_static("second"), now().after(HOUR)).after;
+        assert_eq!((again.version, &again.revocation), (3, &revoked.revocation));
+        let policy = Policy::default();
+        assert_eq!(revoked.update(Patch::default(), &policy, now()), Err(LifeError::Revoked));
+        assert_eq!(revoked.suspend(by(), Reason::from_static(""), None, now()), Err(LifeError::Revoked));
+        assert_eq!(revoked.resume(), Err(LifeError::Revoked));
+        assert_eq!(rotate(&revoked, &policy, Duration::ZERO, None), Err(LifeError::Revoked));
+    }
+
+    #[test]
+    fn resuming_lifts_what_was_done_by_hand_alone() {
+        let mut record = example().suspend(by(), Reason::from_static("why"), None, now()).unwrap().after;
+        let owner = Suspension { by: by(), at: now(), until: None, note: Reason::from_static("") };
+        record.suspensions.insert(SuspensionReason::OwnerDisabled, owner);
+        let resumed = record.resume().unwrap().unwrap().after;
+        assert_eq!(resumed.suspensions.keys().copied().collect::<Vec<_>>(), [SuspensionReason::OwnerDisabled]);
+        assert_eq!(resumed.resume(), Ok(None));
+    }
+
+    #[test]
+    fn a_rotation_without_grace_revokes_and_with_grace_shortens() {
+        let policy = Policy::default();
+        let (old, new) = rotate(&example(), &policy, Duration::ZERO, None).unwrap();
+        assert!(old.narrows && old.after.revocation.is_some());
+        assert_eq!((old.after.rotated_to, new.rotated_from), (Some(new.id), Some(example().id)));
+        assert_eq!((new.version, new.created_at, &new.scopes), (1, now(), &example().scopes));
+
+        let (old, _) = rotate(&example(), &policy, HOUR, None).unwrap();
+        assert!(!old.narrows && old.after.revocation.is_none());
+        assert_eq!(old.after.expires_at, Some(now().after(HOUR)));
+
+        let ends_sooner = KeyRecord { expires_at: Some(at(2_000_500)), ..example() };
+        let (old, _) = rotate(&ends_sooner, &policy, HOUR, None).unwrap();
+        assert_eq!(old.after.expires_at, ends_sooner.expires_at);
+        assert!(matches!(rotate(&old.after, &policy, HOUR, None), Err(LifeError::AlreadyRotated(_))));
+    }
+
+    #[test]
+    fn a_new_key_lives_as_long_as_the_old_one_was_given_cut_to_the_policy() {
+        let lived = KeyRecord { expires_at: Some(example().created_at.after(HOUR)), ..example() };
+        let end =
+            |record: &KeyRecord, policy: &Policy, ttl| rotate(record, policy, HOUR, ttl).map(|(_, new)| new.expires_at);
+        assert_eq!(end(&lived, &Policy::default(), None), Ok(Some(now().after(HOUR))));
+        assert_eq!(end(&lived, &Policy::default(), Some(HOUR * 3)), Ok(Some(now().after(HOUR * 3))));
+        let tight = Policy { max_ttl: Some(HOUR / 2), ..Policy::default() };
+        assert_eq!(end(&lived, &tight, None), Ok(Some(now().after(HOUR / 2))));
+        assert_eq!(end(&example(), &tight, None), Ok(Some(now().after(HOUR / 2))));
+        assert!(matches!(end(&lived, &tight, Some(HOUR)), Err(LifeError::Policy(PolicyViolation::Lifetime(_)))));
+        let must_end = Policy { allow_no_expiry: false, ..Policy::default() };
+        assert_eq!(end(&example(), &must_end, None), Err(LifeError::Policy(PolicyViolation::NoExpiry)));
+    }
+
+    #[test]
+    fn a_rotation_does_not_shake_off_a_suspension() {
+        let suspended = example().suspend(by(), Reason::from_static("why"), None, now()).unwrap().after;
+        let (_, new) = rotate(&suspended, &Policy::default(), HOUR, None).unwrap();
+        assert_eq!(new.suspensions, suspended.suspensions);
+    }
+
+    #[test]
+    fn a_draft_is_held_to_the_policy() {
+        let draft = |lifetime, cidrs: &[&str]| Draft {
+            realm: example().realm,
+            owner: example().owner,
+            name: example().name,
+            description: example().description,
+            scopes: scopes(&["a:read"]),
+            lifetime,
+            not_before: None,
+            allowed_cidrs: Cidrs::parse(cidrs).unwrap(),
+            allowed_principals: Principals::default(),
+            metadata: Metadata::default(),
+        };
+        let make = |draft: Draft, policy: &Policy| {
+            draft.into_record(policy, example().id, example().secret, by(), now()).map(|record| record.expires_at)
+        };
+        let free = Policy::default();
+        assert_eq!(make(draft(None, &[]), &free), Ok(None));
+        assert_eq!(make(draft(Some(Lifetime::For(HOUR)), &[]), &free), Ok(Some(now().after(HOUR))));
+        assert_eq!(make(draft(Some(Lifetime::Until(now())), &[]), &free), Err(LifeError::EndInPast));
+        let with_default = Policy { default_ttl: Some(HOUR), ..Policy::default() };
+        assert_eq!(make(draft(None, &[]), &with_default), Ok(Some(now().after(HOUR))));
+        let short = Policy { max_ttl: Some(HOUR), ..Policy::default() };
+        assert_eq!(make(draft(Some(Lifetime::For(HOUR)), &[]), &short), Ok(Some(now().after(HOUR))));
+        let too_long = Lifetime::For(HOUR + Duration::from_millis(1));
+        assert_eq!(make(draft(Some(too_long), &[]), &short), Err(PolicyViolation::Lifetime(HOUR).into()));
+        assert_eq!(make(draft(None, &[]), &short), Err(PolicyViolation::Lifetime(HOUR).into()));
+        let bound = Policy { require_binding: true, ..Policy::default() };
+        assert_eq!(make(draft(None, &[]), &bound), Err(PolicyViolation::Unbound.into()));
+        assert_eq!(make(draft(None, &["10.0.0.0/8"]), &bound), Ok(None));
+        let granted = Policy { grantable: Some(scopes(&["a:write", "b:*"]).as_slice().to_vec()), ..Policy::default() };
+        assert_eq!(make(draft(None, &[]), &granted), Ok(None));
+        let greedy = Draft { scopes: scopes(&["a:admin"]), ..draft(None, &[]) };
+        assert!(matches!(make(greedy, &granted), Err(LifeError::Policy(PolicyViolation::Scope(_)))));
+    }
+}

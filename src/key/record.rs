@@ -244,3 +244,71 @@ impl fmt::Display for PepperId {
         f.pad(&self.0)
     }
 }
+
+/// A record for tests: active, without bounds.
+#[cfg(test)]
+pub(crate) fn example() -> KeyRecord {
+    KeyRecord {
+        id: KeyId::from_bytes([7; 16]),
+        realm: Realm::parse("acme").unwrap(),
+        owner: Owner {
+            reference: super::owner::OwnerRef::parse(super::owner::OwnerKind::User, "u-1").unwrap(),
+            display_name: Name::parse("").unwrap(),
+        },
+        name: Name::parse("nightly").unwrap(),
+        description: Description::parse("").unwrap(),
+        scopes: Scopes::parse(&["clusters:write", "nodes:read"]).unwrap(),
+        prefix: Prefix::default(),
+        created_at: Timestamp::from_millis(1_000_000),
+        created_by: Actor::parse("tester").unwrap(),
+        not_before: None,
+        expires_at: None,
+        revocation: None,
+        suspensions: BTreeMap::new(),
+        allowed_cidrs: Cidrs::default(),
+        allowed_principals: Principals::default(),
+        rotated_from: None,
+        rotated_to: None,
+        metadata: Metadata::default(),
+        secret: SecretHash { digest: [1; 32], profile: Argon2Profile::LIGHT, pepper: PepperId::parse("p1").unwrap() },
+        version: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revoked_before_expired_before_suspended_before_active() {
+        let at = Timestamp::from_millis;
+        let by = Actor::parse("x").unwrap();
+        let mut record = example();
+        assert_eq!(record.status(at(2_000_000)), Status::Active);
+        let suspension =
+            Suspension { by: by.clone(), at: at(1), until: Some(at(3_000_000)), note: Reason::from_static("") };
+        record.suspensions.insert(SuspensionReason::OwnerLocked, suspension);
+        assert_eq!(record.status(at(2_999_999)), Status::Suspended);
+        assert_eq!(record.status(at(3_000_000)), Status::Active);
+        record.expires_at = Some(at(2_500_000));
+        assert_eq!(record.status(at(2_499_999)), Status::Suspended);
+        assert_eq!(record.status(at(2_500_000)), Status::Expired);
+        record.revocation = Some(Revocation { at: at(2_000_000), by, reason: Reason::from_static("") });
+        assert_eq!(record.status(at(2_500_000)), Status::Revoked);
+    }
+
+    #[test]
+    fn a_record_goes_when_its_key_has_been_over_for_the_retention() {
+        let at = Timestamp::from_millis;
+        let day = Duration::from_secs(86_400);
+        let mut record = example();
+        assert_eq!(record.gone_at(day), None);
+        assert_eq!(record.living_until(), Some(Timestamp::MAX));
+        record.expires_at = Some(at(9_000_000));
+        assert_eq!(record.gone_at(day), Some(at(95_400_000)));
+        record.revocation =
+            Some(Revocation { at: at(5_000_000), by: Actor::parse("x").unwrap(), reason: Reason::from_static("") });
+        assert_eq!(record.gone_at(day), Some(at(91_400_000)));
+        assert!(!record.is_living(at(1)));
+    }
+}

@@ -1,0 +1,97 @@
+//! `keyclasp.v1.AdminService`: the state of this replica.
+
+use tonic::{Request, Response, Status};
+
+use super::auth;
+use super::convert;
+use super::error::status;
+use super::proto::v1;
+use super::proto::v1::admin_service_server::AdminService;
+use crate::clock::Timestamp;
+use crate::service::Service;
+use crate::service::status::{Finding, Severity};
+
+/// The service on the wire.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    service: Service,
+}
+
+impl Admin {
+    /// Over the use cases.
+    #[must_use]
+    pub const fn new(service: Service) -> Self {
+        Self { service }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let call = auth::call(&request)?;
+        let state = self.service.status.status(&call, request.get_ref().count_records).await.map_err(status)?;
+        let mut store = v1::StoreStatus {
+            kind: state.store.kind.to_owned(),
+            location: state.store.location,
+            shards: state.shards.into(),
+            ..v1::StoreStatus::default()
+        };
+        match state.health {
+            Ok((health, latency)) => {
+                store.reachable = true;
+                store.role = health.role;
+                store.version = health.version;
+                store.epochs = health.epochs.iter().map(ToString::to_string).collect();
+                store.durable = health.durability.is_durable();
+                store.durability = health.durability.text().to_owned();
+                store.latency = Some(convert::span(latency));
+                store.clock_offset = health.clock.map(|clock| offset(clock, state.now));
+            }
+            Err(error) => store.error = error.to_string(),
+        }
+        Ok(Response::new(v1::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Some(convert::time(state.started_at)),
+            now: Some(convert::time(state.now)),
+            store: Some(store),
+            peppers: state
+                .peppers
+                .into_iter()
+                .enumerate()
+                .map(|(index, (id, records))| v1::PepperStatus {
+                    id: id.to_string(),
+                    current: index == 0,
+                    records: records.unwrap_or_default(),
+                })
+                .collect(),
+            findings: state.findings.into_iter().map(finding).collect(),
+        }))
+    }
+}
+
+/// The store's clock minus this replica's; may be negative.
+fn offset(store: Timestamp, here: Timestamp) -> prost_types::Duration {
+    if store >= here {
+        convert::span(store.since(here))
+    } else {
+        let behind = convert::span(here.since(store));
+        prost_types::Duration { seconds: -behind.seconds, nanos: -behind.nanos }
+    }
+}
+
+fn finding(finding: Finding) -> v1::Finding {
+    let severity = match finding.severity {
+        Severity::Info => v1::FindingSeverity::Info,
+        Severity::Warning => v1::FindingSeverity::Warning,
+        Severity::Error => v1::FindingSeverity::Error,
+    };
+    v1::Finding {
+        severity: severity.into(),
+        code: finding.code.to_owned(),
+        meaning: finding.meaning,
+        remedy: finding.remedy,
+    }
+}

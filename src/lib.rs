@@ -11,3 +11,4 @@ pub mod random;
 pub mod rpc;
 pub mod service;
 pub mod store;
+pub mod telemetry;

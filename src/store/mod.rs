@@ -9,6 +9,7 @@
 //! lies in one *shard*; a commit stays within one shard. Whoever writes another backend runs
 //! `conformance` on it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError>;
 
     /// Writes everything in `commit` or nothing: records, indexes, events, log entries and the
-    /// idempotency entry. It survives a crash of this process once it is answered.
+    /// idempotency entry. It survives a crash of this process once it is answered. A taken
+    /// idempotency slot is answered before any conflict: what was done already is no conflict.
     async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, StoreError>;
 
     /// What the idempotency slot `slot` in the shard of `bucket` was answered with, if it is
@@ -46,10 +48,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// One page of records, by (created_at, id). No record that existed throughout is skipped.
     async fn list(&self, query: &ListQuery, now: Timestamp) -> Result<ListPage, StoreError>;
 
-    /// Events of one shard that match, in order of their position.
+    /// Events of one shard that match, in order of their position. A shard that does not exist is a
+    /// misuse, here and in [`Store::log`].
     async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError>;
 
-    /// Log entries of one shard after `after`, oldest first, at most `limit`.
+    /// Log entries of one shard after `after` (none: from the first one ever), oldest first, at most
+    /// `limit`.
     async fn log(&self, shard: u16, after: Option<LogCursor>, limit: usize) -> Result<LogPage, StoreError>;
 
     /// Every record, in no particular order, page by page: for maintenance.
@@ -106,6 +110,47 @@ pub struct Commit {
     pub effect: Effect,
 }
 
+impl Commit {
+    /// Whether the commit keeps the contract of [`Store::commit`] in a store of `shards` shards.
+    /// Each backend asks this first.
+    ///
+    /// # Errors
+    /// [`StoreError::Misuse`], saying how it does not.
+    pub fn check(&self, shards: u16) -> Result<(), StoreError> {
+        let misuse = |text: String| Err(StoreError::Misuse(text));
+        if self.writes.len() > MAX_WRITES || self.events.len() > MAX_WRITES {
+            return misuse(format!(
+                "a commit of {} writes and {} events; at most {MAX_WRITES} of each fit",
+                self.writes.len(),
+                self.events.len()
+            ));
+        }
+        if self.writes.is_empty() && self.idempotency.is_none() {
+            return misuse("a commit that writes nothing".to_owned());
+        }
+        // An event is found by the log position of its commit, and only a write has one.
+        if self.writes.is_empty() && !self.events.is_empty() {
+            return misuse("a commit of events without a write".to_owned());
+        }
+        let shard = shard_of(self.bucket, shards);
+        let mut ids = BTreeSet::new();
+        for Write { record, .. } in &self.writes {
+            if shard_of(record.id.bucket(), shards) != shard {
+                return misuse(format!("a commit in shard {shard} writes {}, which lies in another", record.id));
+            }
+            if !ids.insert(record.id) {
+                return misuse(format!("a commit writes {} twice", record.id));
+            }
+        }
+        match &self.guard {
+            Some(guard) if shard_of(guard.owner.bucket(&guard.realm), shards) != shard => {
+                misuse(format!("a commit in shard {shard} guards an owner whose keys lie in another"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// One record to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
@@ -160,7 +205,8 @@ pub struct OwnerGuard {
 /// What a commit came to. Only [`Outcome::Done`] wrote anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Written. The position of the last log entry.
+    /// Written. The position of the shard's last log entry, which is this commit's own unless it had
+    /// no writes.
     Done(LogCursor),
     /// A record is not what a write expected: read again.
     Conflict,
@@ -299,11 +345,11 @@ pub struct AuditPage {
 pub struct LogPage {
     /// The history that this is of.
     pub epoch: Epoch,
-    /// Position of the newest entry.
+    /// Position of the newest entry ever written; 0: none.
     pub tail: u64,
-    /// Whether entries after the given cursor are missing (another epoch, or trimmed): whatever
-    /// was concluded from earlier entries must be dropped. The entries are then empty, and reading
-    /// goes on from `tail`.
+    /// Whether entries after the given cursor are missing (another epoch, trimmed, or a tail that
+    /// lies before the cursor): whatever was concluded from earlier entries must be dropped. The
+    /// entries are then empty, and reading goes on from `tail`.
     pub gap: bool,
     /// The entries, oldest first.
     pub entries: Vec<LogEntry>,

@@ -17,6 +17,8 @@ use async_trait::async_trait;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod embedded;
+pub mod guarded;
 
 use crate::clock::Timestamp;
 use crate::key::codec::{CodecError, IdempotencyEntry};

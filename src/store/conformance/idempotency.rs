@@ -15,7 +15,11 @@ pub async fn a_slot_is_taken_once_and_answers_its_entry(harness: &dyn Harness) {
     let (first, second) = (ada.record(1, now), ada.record(2, now));
     let idempotency = sample::first_try(1, first.id, now);
     let commit = Commit { idempotency: Some(idempotency.clone()), ..sample::create(&first) };
+    assert_eq!(store.idempotency(ada.bucket(), idempotency.slot, now).await.unwrap(), None);
     done(&*store, &commit, now).await;
+    let read = store.idempotency(ada.bucket(), idempotency.slot, now).await.unwrap();
+    assert_eq!(read.as_ref(), Some(&idempotency.entry));
+    assert_eq!(store.idempotency(ada.bucket(), [2; 32], now).await.unwrap(), None);
     let shard = shard_of(ada.bucket(), store.shards());
     let log = log_from_start(&*store, shard).await;
 
@@ -44,6 +48,8 @@ pub async fn a_slot_is_free_again_after_its_time(harness: &dyn Harness) {
     let again =
         Commit { idempotency: Some(sample::first_try(1, ada.id(2), end)), ..sample::create(&ada.record(2, now)) };
     assert_eq!(store.commit(&again, last_moment).await.unwrap(), Outcome::Replay(idempotency.entry));
+    assert!(store.idempotency(ada.bucket(), idempotency.slot, last_moment).await.unwrap().is_some());
+    assert_eq!(store.idempotency(ada.bucket(), idempotency.slot, end).await.unwrap(), None);
     done(&*store, &again, end).await;
     let third =
         Commit { idempotency: Some(sample::first_try(1, ada.id(3), end)), ..sample::create(&ada.record(3, now)) };

@@ -1,1 +1,5 @@
 //! What the tests share: servers that are started and stopped, clients, waiting for a condition.
+
+mod dir;
+
+pub(crate) use dir::TempDir;

@@ -1,0 +1,308 @@
+//! A store whose every call is bounded in time and counted, whatever store it is.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{
+    AuditPage, AuditQuery, CALL_LIMIT, Commit, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
+    ScanCursor, ScanPage, Store, StoreError,
+};
+use crate::clock::{Clock, Timestamp};
+use crate::key::codec::IdempotencyEntry;
+use crate::key::{KeyId, KeyRecord, PepperId};
+
+/// From the 4 µs of a page in memory to the two seconds at which a call is given up.
+const BUCKETS: [f64; 12] = [4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 250e-3, 1.0, 2.0];
+
+/// Wraps a store: a call that takes longer than its limit is [`StoreError::Unavailable`], and each
+/// is counted by its verb and result.
+pub struct Guarded {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    limit: Duration,
+    calls: Family<CallLabels, Counter>,
+    durations: Family<VerbLabels, Histogram, fn() -> Histogram>,
+    /// The members of both families, looked up once.
+    verbs: [VerbMetrics; Verb::ALL.len()],
+}
+
+impl Guarded {
+    /// Wraps `store`, with a limit of [`CALL_LIMIT`].
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let calls = Family::<CallLabels, Counter>::default();
+        let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
+        let verbs = Verb::ALL.map(|verb| VerbMetrics {
+            calls: CallResult::ALL.map(|result| calls.get_or_create(&CallLabels { verb, result }).clone()),
+            duration: durations.get_or_create(&VerbLabels { verb }).clone(),
+        });
+        Self { store, clock, limit: CALL_LIMIT, calls, durations, verbs }
+    }
+
+    /// With another limit.
+    #[must_use]
+    pub const fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Adds the metrics to `registry`: `store_calls_total` and `store_call_duration_seconds`, under
+    /// the registry's prefix, which is `keyclasp`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("store_calls", "Calls of the store, by verb and result", self.calls.clone());
+        registry.register_with_unit(
+            "store_call_duration",
+            "How long calls of the store took, by verb",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+    }
+
+    async fn call<T>(
+        &self,
+        verb: Verb,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+        good: fn(&T) -> CallResult,
+    ) -> Result<T, StoreError> {
+        let start = self.clock.elapsed();
+        let result = tokio::time::timeout(self.limit, call).await.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(format!("{} did not answer within {:?}", verb.name(), self.limit)))
+        });
+        let took = self.clock.elapsed().saturating_sub(start);
+        if let Some(metrics) = self.verbs.get(verb as usize) {
+            metrics.duration.observe(took.as_secs_f64());
+            let outcome = result.as_ref().map_or_else(CallResult::of_error, good);
+            if let Some(calls) = metrics.calls.get(outcome as usize) {
+                calls.inc();
+            }
+        }
+        result
+    }
+}
+
+fn ok<T>(_: &T) -> CallResult {
+    CallResult::Ok
+}
+
+#[async_trait]
+impl Store for Guarded {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
+        self.call(Verb::Get, self.store.get(id, now), ok).await
+    }
+
+    async fn idempotency(
+        &self,
+        bucket: u8,
+        slot: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<IdempotencyEntry>, StoreError> {
+        self.call(Verb::Idempotency, self.store.idempotency(bucket, slot, now), ok).await
+    }
+
+    async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, StoreError> {
+        self.call(Verb::Commit, self.store.commit(commit, now), CallResult::of_outcome).await
+    }
+
+    async fn list(&self, query: &ListQuery, now: Timestamp) -> Result<ListPage, StoreError> {
+        self.call(Verb::List, self.store.list(query, now), ok).await
+    }
+
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        self.call(Verb::Audit, self.store.audit(query), ok).await
+    }
+
+    async fn log(&self, shard: u16, after: Option<LogCursor>, limit: usize) -> Result<LogPage, StoreError> {
+        self.call(Verb::Log, self.store.log(shard, after, limit), ok).await
+    }
+
+    async fn scan(&self, cursor: Option<ScanCursor>, now: Timestamp) -> Result<ScanPage, StoreError> {
+        self.call(Verb::Scan, self.store.scan(cursor, now), ok).await
+    }
+
+    async fn pepper_checks(&self) -> Result<Vec<(PepperId, [u8; 32])>, StoreError> {
+        self.call(Verb::Peppers, self.store.pepper_checks(), ok).await
+    }
+
+    async fn add_pepper_check(&self, id: &PepperId, check: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        self.call(Verb::Peppers, self.store.add_pepper_check(id, check), ok).await
+    }
+
+    async fn remove_pepper_check(&self, id: &PepperId) -> Result<(), StoreError> {
+        self.call(Verb::Peppers, self.store.remove_pepper_check(id), ok).await
+    }
+
+    async fn health(&self, now: Timestamp) -> Result<Health, StoreError> {
+        self.call(Verb::Health, self.store.health(now), ok).await
+    }
+
+    fn shards(&self) -> u16 {
+        self.store.shards()
+    }
+
+    fn identity(&self) -> Identity {
+        self.store.identity()
+    }
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").field("store", &self.store).field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct VerbMetrics {
+    calls: [Counter; CallResult::ALL.len()],
+    duration: Histogram,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    verb: Verb,
+    result: CallResult,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerbLabels {
+    verb: Verb,
+}
+
+/// What was asked of the store; the three verbs of the pepper checks are one. In the order of
+/// [`Self::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Verb {
+    Get,
+    Idempotency,
+    Commit,
+    List,
+    Audit,
+    Log,
+    Scan,
+    Peppers,
+    Health,
+}
+
+impl Verb {
+    const ALL: [Self; 9] = [
+        Self::Get,
+        Self::Idempotency,
+        Self::Commit,
+        Self::List,
+        Self::Audit,
+        Self::Log,
+        Self::Scan,
+        Self::Peppers,
+        Self::Health,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Idempotency => "idempotency",
+            Self::Commit => "commit",
+            Self::List => "list",
+            Self::Audit => "audit",
+            Self::Log => "log",
+            Self::Scan => "scan",
+            Self::Peppers => "peppers",
+            Self::Health => "health",
+        }
+    }
+}
+
+impl EncodeLabelValue for Verb {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        EncodeLabelValue::encode(&self.name(), encoder)
+    }
+}
+
+/// What a call came to. In the order of [`Self::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum CallResult {
+    Ok,
+    Conflict,
+    Replay,
+    OwnerFull,
+    Unavailable,
+    Full,
+    Unreadable,
+    Refused,
+    Misuse,
+}
+
+impl CallResult {
+    const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::Conflict,
+        Self::Replay,
+        Self::OwnerFull,
+        Self::Unavailable,
+        Self::Full,
+        Self::Unreadable,
+        Self::Refused,
+        Self::Misuse,
+    ];
+
+    const fn of_outcome(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Done(_) => Self::Ok,
+            Outcome::Conflict => Self::Conflict,
+            Outcome::Replay(_) => Self::Replay,
+            Outcome::OwnerFull => Self::OwnerFull,
+        }
+    }
+
+    const fn of_error(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Unavailable,
+            StoreError::Full(_) => Self::Full,
+            StoreError::Unreadable { .. } => Self::Unreadable,
+            StoreError::Refused(_) => Self::Refused,
+            StoreError::Misuse(_) => Self::Misuse,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Conflict => "conflict",
+            Self::Replay => "replay",
+            Self::OwnerFull => "owner_full",
+            Self::Unavailable => "unavailable",
+            Self::Full => "full",
+            Self::Unreadable => "unreadable",
+            Self::Refused => "refused",
+            Self::Misuse => "misuse",
+        }
+    }
+}
+
+impl EncodeLabelValue for CallResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        EncodeLabelValue::encode(&self.name(), encoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_member_is_found_at_its_own_place() {
+        for (at, verb) in Verb::ALL.into_iter().enumerate() {
+            assert_eq!(verb as usize, at);
+        }
+        for (at, result) in CallResult::ALL.into_iter().enumerate() {
+            assert_eq!(result as usize, at);
+        }
+    }
+}

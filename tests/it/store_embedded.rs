@@ -2,6 +2,7 @@
 //! permissions, sweeping.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use keyclasp::store::conformance::Harness;
 use keyclasp::store::conformance::sample::{self, DAY, SECOND, holder};
 use keyclasp::store::embedded::{EmbeddedConfig, EmbeddedStore, Swept};
 use keyclasp::store::{
-    AuditFilter, AuditQuery, Commit, Expect, LogCursor, Outcome, OwnerGuard, Store, StoreError, Write,
+    AuditFilter, AuditQuery, Commit, Effect, Expect, LogCursor, Outcome, OwnerGuard, Store, StoreError, Write,
 };
 
 use crate::support::TempDir;
@@ -335,6 +336,79 @@ async fn the_tail_survives_a_log_that_is_swept_bare() {
     embedded.store.sweep(now, 100).await.unwrap();
     assert_eq!(embedded.store.log(0, None, 1).await.unwrap().tail, 3);
     assert_eq!(embedded.done(&sample::create(&ada.record(9, now)), now).await.position, 4);
+}
+
+/// A disk that is full, for real: the test runs itself on a small one, in a namespace of its own.
+/// Where namespaces are forbidden it cannot, and says so.
+#[test]
+fn a_full_disk_takes_revocations_and_is_served_on() {
+    let allowed = Command::new("unshare").args(["-Urm", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        println!("not run: this machine does not allow user namespaces");
+        return;
+    }
+    let dir = TempDir::new();
+    let script = r#"mount -t tmpfs -o size=24m none "$KEYCLASP_IT_SMALL_DISK" && exec "$0" "$@""#;
+    let output = Command::new("unshare")
+        .args(["-Urm", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "store_embedded::on_a_small_disk", "--ignored", "--nocapture"])
+        .env("KEYCLASP_IT_SMALL_DISK", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+#[ignore = "run by a_full_disk_takes_revocations_and_is_served_on, on a disk of 24 MiB"]
+async fn on_a_small_disk() {
+    let dir = std::path::PathBuf::from(std::env::var_os("KEYCLASP_IT_SMALL_DISK").unwrap());
+    let store = EmbeddedConfig { cache_bytes: 1 << 20, ..EmbeddedConfig::new(dir.join("store")) };
+    let store = store.open(&OsEntropy).unwrap();
+    let (ada, now) = (holder("acme", "ada"), SystemClock::new().now());
+    let add = async |first: u32, count: u32| {
+        let writes = (first..first + count).map(|n| sample::creation(&ada.record(n, now))).collect();
+        store.commit(&sample::commit(writes), now).await
+    };
+    let takes_away = async |n: u32| {
+        let record = store.get(ada.id(n), now).await.unwrap().unwrap();
+        let commit = sample::update(&sample::revoked(&record, now));
+        store.commit(&Commit { effect: Effect::TakesAway, ..commit }, now).await
+    };
+    assert!(matches!(add(0, 256).await, Ok(Outcome::Done(_))));
+    // Somebody else fills the disk, and what room the file has left is used up.
+    let filler = dir.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    let mut added = 256;
+    let full = loop {
+        match add(added, 16).await {
+            Ok(Outcome::Done(_)) => added += 16,
+            other => break other,
+        }
+        assert!(added < 100_000, "a disk of 24 MiB that does not fill");
+    };
+    assert!(matches!(&full, Err(StoreError::Full(text)) if text.contains("free some space")), "{full:?}");
+    assert_eq!(store.get(ada.id(added), now).await, Ok(None), "nothing of the commit that failed");
+    assert!(store.get(ada.id(added - 1), now).await.unwrap().is_some(), "reads go on");
+
+    for n in 0..100 {
+        let answer = takes_away(n).await;
+        assert!(matches!(answer, Ok(Outcome::Done(_))), "revocation {n}: {answer:?}");
+        let answer = add(added, 1).await;
+        assert!(matches!(answer, Err(StoreError::Full(_))), "what is kept for revocations went to {answer:?}");
+    }
+    assert!(store.get(ada.id(99), now).await.unwrap().unwrap().revocation.is_some());
+
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    let answer = add(added, 16).await;
+    assert!(matches!(answer, Ok(Outcome::Done(_))), "{answer:?}");
+    drop(store);
+    let store = EmbeddedConfig::new(dir.join("store")).open(&OsEntropy).unwrap();
+    assert!(store.get(ada.id(added + 15), now).await.unwrap().is_some());
+    assert_eq!(store.log(0, None, 1).await.unwrap().tail, u64::from(added) + 16 + 100);
 }
 
 /// Many callers at once, some of whose commits cannot be: each gets its own answer, though they

@@ -75,8 +75,7 @@ impl Writer {
     pub(super) fn start(mut self, ended: CancellationToken) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("keyclasp-store".to_owned()).spawn(move || {
             let _ended = ended.drop_guard();
-            // Without room for it there is none; a later sweep tries again.
-            let _ = self.reserve.hold();
+            self.reserve.hold();
             while let Some(first) = self.jobs.blocking_recv() {
                 let mut batch = vec![first];
                 while batch.len() < BATCH
@@ -89,19 +88,18 @@ impl Writer {
         })
     }
 
-    /// Does all of `batch`, and answers each. On a full disk, what takes rights away is tried again
-    /// with the reserve given up.
-    fn write(&self, batch: Vec<Job>) {
-        let swept = batch.iter().any(|job| matches!(job.task, Task::Sweep(..)));
+    /// Does all of `batch`, and answers each. On a full disk, what takes rights away or makes room is
+    /// tried again with the reserve given up; what adds waits until the reserve is held again.
+    fn write(&self, mut batch: Vec<Job>) {
+        if self.reserve.is_spent() && !self.reserve.hold() {
+            let full = StoreError::Full("what is left is kept for revocations; free some space".to_owned());
+            batch.extract_if(.., |job| job.adds()).for_each(|job| job.fail(full.clone()));
+        }
         let mut failed = self.write_once(batch);
-        if failed.iter().any(|(job, error)| job.takes_away() && matches!(error, StoreError::Full(_)))
-            && self.reserve.give_up()
-        {
-            let again = failed.extract_if(.., |(job, _)| job.takes_away()).map(|(job, _)| job).collect();
+        let full = |(job, error): &(Job, StoreError)| !job.adds() && matches!(error, StoreError::Full(_));
+        if failed.iter().any(full) && self.reserve.give_up() {
+            let again = failed.extract_if(.., |failed| full(failed)).map(|(job, _)| job).collect();
             failed.extend(self.write_once(again));
-        } else if swept {
-            // As above: without room there is none.
-            let _ = self.reserve.hold();
         }
         failed.into_iter().for_each(|(job, error)| job.fail(error));
     }
@@ -227,9 +225,13 @@ impl Answer {
 }
 
 impl Job {
-    /// Whether a full disk must still take it.
-    fn takes_away(&self) -> bool {
-        matches!(&self.task, Task::Commit(prepared, _) if prepared.effect == Effect::TakesAway)
+    /// Whether a full disk need not take it.
+    fn adds(&self) -> bool {
+        match &self.task {
+            Task::Commit(prepared, _) => prepared.effect == Effect::Adds,
+            Task::AddPepper(..) => true,
+            _ => false,
+        }
     }
 
     /// Whoever does not wait any more is not told.

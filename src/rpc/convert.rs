@@ -42,7 +42,12 @@ impl Fields {
         self.take(field, if id.is_empty() { Err(Invalid::new("is required")) } else { id.parse() })
     }
 
-    fn optional<T>(&mut self, field: &str, text: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Option<Option<T>> {
+    fn optional<T>(
+        &mut self,
+        field: &str,
+        text: &str,
+        parse: impl Fn(&str) -> Result<T, Invalid>,
+    ) -> Option<Option<T>> {
         if text.is_empty() { Some(None) } else { self.take(field, parse(text)).map(Some) }
     }
 
@@ -388,9 +393,7 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
         Status::Expired => v1::KeyStatus::Expired,
     };
     let (revoked_at, revoked_by, revoke_reason) = match record.revocation {
-        Some(revocation) => {
-            (Some(time(revocation.at)), revocation.by.to_string(), revocation.reason.to_string())
-        }
+        Some(revocation) => (Some(time(revocation.at)), revocation.by.to_string(), revocation.reason.to_string()),
         None => (None, String::new(), String::new()),
     };
     v1::Key {

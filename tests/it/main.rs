@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+mod access;
+mod model;
 mod store_embedded;
 mod store_guarded;
 mod support;

@@ -12,7 +12,7 @@ use keyclasp::key::{
     Actor, ApiKey, Argon2Profile, Caps, Cidrs, Description, Draft, KeyId, Lifetime, Metadata, Name, Owner, OwnerKind,
     OwnerRef, Patch, PepperId, Policy, Principals, Realm, Reason, RequestId, Scope, Scopes, SecretBytes, Status,
 };
-use keyclasp::random::SeededEntropy;
+use keyclasp::random::{OsEntropy, SeededEntropy};
 use keyclasp::service::access::{Call, Grant, Principal, Realms, Role};
 use keyclasp::service::audit::EventListing;
 use keyclasp::service::lifecycle::{Listing, Rotation, Seen};
@@ -20,7 +20,10 @@ use keyclasp::service::sweep::Selection;
 use keyclasp::service::validate::{Check, Outcome};
 use keyclasp::service::{Error, ErrorKind, Parts, Policies, Service, ServiceMetrics};
 use keyclasp::store::Store;
+use keyclasp::store::embedded::EmbeddedConfig;
 use proptest::prelude::*;
+
+use crate::support::TempDir;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -110,10 +113,7 @@ impl World {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             entropy,
             policies: Policies {
-                default: Policy {
-                    max_keys_per_owner: u32::try_from(KEYS_PER_OWNER).unwrap(),
-                    ..Policy::default()
-                },
+                default: Policy { max_keys_per_owner: u32::try_from(KEYS_PER_OWNER).unwrap(), ..Policy::default() },
                 ..Policies::default()
             },
             retention: RETENTION,
@@ -400,9 +400,8 @@ impl Model {
     }
 
     fn living(&self, owner: u8, now: Timestamp) -> usize {
-        let living = |key: &&ModelKey| {
-            key.owner == owner && matches!(key.status(now), Status::Active | Status::Suspended)
-        };
+        let living =
+            |key: &&ModelKey| key.owner == owner && matches!(key.status(now), Status::Active | Status::Suspended);
         self.keys.iter().filter(living).count()
     }
 
@@ -495,7 +494,8 @@ impl Model {
             Op::Rotate { key: number, grace, ttl, request } => found(*number).and_then(|index| {
                 let content = format!("{index} {grace:?} {ttl:?}");
                 let old = self.keys[index].clone();
-                let repeated = self.remembered("rotate", *request, now).map(|first| (first.content == content, first.key));
+                let repeated =
+                    self.remembered("rotate", *request, now).map(|first| (first.content == content, first.key));
                 if let Some((same, first)) = repeated {
                     // A key that can still be rotated is hashed for before the store finds the
                     // request_id; what it is told does not depend on that.
@@ -688,4 +688,22 @@ async fn run(stores: &[(&str, Arc<dyn Store>)], ops: &[Op]) -> Result<(), TestCa
         }
     }
     Ok(())
+}
+
+/// Runs `cases` sequences on every store.
+fn check(stores: &[(&str, Arc<dyn Store>)], runtime: &tokio::runtime::Runtime, cases: u32) {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner.run(&ops(), |ops| runtime.block_on(run(stores, &ops))).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn api_sequences_on_the_embedded_store() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dir = TempDir::new();
+    let store = EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap();
+    check(&[("embedded", Arc::new(store))], &runtime, 200);
 }

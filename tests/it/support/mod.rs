@@ -1,5 +1,6 @@
 //! What the tests share: servers that are started and stopped, clients, waiting for a condition.
 
+pub(crate) mod api;
 mod dir;
 
 pub(crate) use dir::TempDir;

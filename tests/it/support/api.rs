@@ -1,0 +1,43 @@
+//! The use cases over a store, in this process, without a wire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyclasp::clock::SystemClock;
+use keyclasp::hash::{Hasher, Keyring, Pepper};
+use keyclasp::key::{Argon2Profile, PepperId, SecretBytes};
+use keyclasp::random::OsEntropy;
+use keyclasp::service::{Parts, Policies, Service, ServiceMetrics};
+use keyclasp::store::Store;
+use keyclasp::store::embedded::EmbeddedConfig;
+
+use super::TempDir;
+
+/// The use cases, and what they stand on.
+pub(crate) struct Api {
+    pub(crate) service: Service,
+    _dir: Option<TempDir>,
+}
+
+impl Api {
+    /// Over an embedded store of its own.
+    pub(crate) fn embedded() -> Self {
+        let dir = TempDir::new();
+        let store = EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap();
+        Self { service: Self::over(Arc::new(store)), _dir: Some(dir) }
+    }
+
+    fn over(store: Arc<dyn Store>) -> Service {
+        let id = PepperId::parse("p1").unwrap();
+        let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
+        Service::new(Parts {
+            store,
+            hasher: Arc::new(Hasher::new(keyring, Argon2Profile::LIGHT, &OsEntropy).unwrap()),
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(OsEntropy),
+            policies: Policies::default(),
+            retention: Duration::from_secs(90 * 86_400),
+            metrics: ServiceMetrics::new(),
+        })
+    }
+}

@@ -1,3 +1,7 @@
 //! The wire: gRPC, JSON and HTTP; caller authentication; the one table of errors.
+//!
+//! Use cases live in `service`; nothing here decides what a caller may do with a key.
 
+pub mod auth;
+pub mod error;
 pub mod proto;

@@ -1,0 +1,278 @@
+//! Who calls: a credential of the request becomes a [`Principal`]. What a principal may do is the
+//! business of `service::access`.
+//!
+//! Today there is one kind of credential, the static bearer token, known to this process only as
+//! its SHA-256. Client certificates, access tokens and Unix peers become further kinds of
+//! [`Credential`], and further steps of [`Authenticator::authenticate`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tonic::{Request, Status};
+
+use super::error;
+use crate::service::access::{Call, Principal};
+use crate::service::{Error, ErrorKind};
+
+/// Who calls and from where: what the gateway puts into the extensions of each request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who. None: nobody proved anything, and the method is open to such calls.
+    pub principal: Option<Arc<Principal>>,
+    /// Address of the peer; empty where it is not known.
+    pub origin: Arc<str>,
+}
+
+/// The call that `request` is, for a method that needs to know its caller.
+///
+/// # Errors
+/// UNAUTHENTICATED where nobody proved who calls.
+pub fn call<T>(request: &Request<T>) -> Result<Call, Status> {
+    let caller = request.extensions().get::<Caller>();
+    match caller.and_then(|caller| caller.principal.clone()) {
+        Some(principal) => Ok(Call { principal, origin: origin(request) }),
+        None => Err(error::status(absent())),
+    }
+}
+
+/// Where `request` came from, for a method that is open to anyone; empty where it is not known.
+pub fn origin<T>(request: &Request<T>) -> String {
+    request.extensions().get::<Caller>().map_or_else(String::new, |caller| caller.origin.as_ref().to_owned())
+}
+
+/// SHA-256 of a bearer token: all that a configuration holds of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// Of a token's text.
+    #[must_use]
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    /// From the 64 hexadecimal digits that `sha256sum` prints.
+    ///
+    /// # Errors
+    /// When it is anything else. The message does not hold the text: it might be the token itself.
+    pub fn parse(text: &str) -> Result<Self, NotADigest> {
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| NotADigest)?;
+        Ok(Self(bytes.try_into().map_err(|_| NotADigest)?))
+    }
+
+    /// Where to look for it. The digest of what a stranger sends tells them nothing by its timing
+    /// that they could not compute, but what is compared in full is compared in constant time.
+    const fn shelf(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenDigest(…)")
+    }
+}
+
+/// A text is not the digest of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the SHA-256 of a token in 64 hexadecimal digits; `printf %s \"$TOKEN\" | sha256sum` prints it")]
+pub struct NotADigest;
+
+/// What proves who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// A static bearer token with this digest.
+    Token(TokenDigest),
+}
+
+/// Whoever has the credential is the principal.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    /// The credential.
+    pub credential: Credential,
+    /// Who has it. Several credentials may name one principal: that is how a token is replaced.
+    pub principal: Arc<Principal>,
+}
+
+/// The bindings of a process.
+#[derive(Debug, Default)]
+pub struct Authenticator {
+    tokens: HashMap<u64, Vec<(TokenDigest, Arc<Principal>)>>,
+}
+
+/// Bindings contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{first}` and `{second}` have one and the same token; give each caller its own")]
+pub struct SharedCredential {
+    /// Who had it first.
+    pub first: String,
+    /// Who has it too.
+    pub second: String,
+}
+
+impl Authenticator {
+    /// From all bindings.
+    ///
+    /// # Errors
+    /// When two principals share a credential.
+    pub fn new(bindings: impl IntoIterator<Item = Binding>) -> Result<Self, SharedCredential> {
+        let mut tokens: HashMap<u64, Vec<(TokenDigest, Arc<Principal>)>> = HashMap::new();
+        for Binding { credential: Credential::Token(digest), principal } in bindings {
+            let shelf = tokens.entry(digest.shelf()).or_default();
+            match shelf.iter().find(|(known, _)| *known == digest) {
+                Some((_, first)) if first.name != principal.name => {
+                    let (first, second) = (first.name.to_string(), principal.name.to_string());
+                    return Err(SharedCredential { first, second });
+                }
+                _ => shelf.push((digest, principal)),
+            }
+        }
+        Ok(Self { tokens })
+    }
+
+    /// Who sends these headers. None: they hold no credential.
+    ///
+    /// # Errors
+    /// Unauthenticated when they hold one that is not known, or more than one.
+    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Option<&Arc<Principal>>, Error> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            let message = "more than one authorization header; send exactly one";
+            return Err(Error::new(ErrorKind::Unauthenticated, message));
+        }
+        match bearer(value) {
+            Some(token) => self.holder(&TokenDigest::of(token)).map(Some).ok_or_else(unknown),
+            None => Err(Error::new(
+                ErrorKind::Unauthenticated,
+                "the authorization header is not of the form `Bearer TOKEN`",
+            )),
+        }
+    }
+
+    fn holder(&self, digest: &TokenDigest) -> Option<&Arc<Principal>> {
+        let shelf = self.tokens.get(&digest.shelf())?;
+        shelf.iter().find(|(known, _)| bool::from(known.0.ct_eq(&digest.0))).map(|(_, principal)| principal)
+    }
+}
+
+/// What is said to a call without any credential.
+pub(super) fn absent() -> Error {
+    Error::new(
+        ErrorKind::Unauthenticated,
+        "this method needs a caller; send `authorization: Bearer TOKEN` with a token that is configured in keyclasp",
+    )
+}
+
+/// One answer, whatever is wrong with the token.
+fn unknown() -> Error {
+    Error::new(ErrorKind::Unauthenticated, "the bearer token is not one that is configured here")
+}
+
+/// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110).
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = value.as_bytes().split_at_checked("bearer ".len())?;
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty() && token.iter().all(u8::is_ascii_graphic))
+        .then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Actor, Caps};
+
+    fn principal(name: &str) -> Arc<Principal> {
+        Arc::new(Principal { name: Actor::parse(name).unwrap(), grants: Vec::new(), caps: Caps::default() })
+    }
+
+    fn binding(token: &str, name: &str) -> Binding {
+        Binding { credential: Credential::Token(TokenDigest::of(token.as_bytes())), principal: principal(name) }
+    }
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_token_is_its_holder_and_nothing_else_is() {
+        let authenticator =
+            Authenticator::new([binding("s3cret", "issuer"), binding("other", "mesh"), binding("s3cret2", "issuer")])
+                .unwrap();
+        let who = |values: &[&str]| {
+            let headers = headers(values);
+            let found = authenticator.authenticate(&headers);
+            found.map(|found| found.map(|principal| principal.name.to_string())).map_err(|error| {
+                assert_eq!(error.kind, ErrorKind::Unauthenticated);
+                error.message
+            })
+        };
+        for value in ["Bearer s3cret", "bearer s3cret", "BEARER s3cret", "Bearer s3cret2"] {
+            assert_eq!(who(&[value]), Ok(Some("issuer".into())), "{value}");
+        }
+        assert_eq!(who(&["Bearer other"]), Ok(Some("mesh".into())));
+        assert_eq!(who(&[]), Ok(None));
+        let wrong = who(&["Bearer s3creT"]).unwrap_err();
+        assert_eq!(who(&["Bearer x"]).unwrap_err(), wrong, "wrong and unknown tokens are told apart");
+        for value in
+            ["", "Bearer", "Bearer ", "Basic s3cret", "s3cret", "Bearer  s3cret", "Bearer s3cret ", "Bearer s3 cret"]
+        {
+            assert!(who(&[value]).unwrap_err().contains("Bearer TOKEN"), "{value:?}");
+        }
+        for pair in [["Bearer s3cret", "Bearer s3cret"], ["Bearer s3cret", "Basic x"], ["Basic x", "Bearer s3cret"]] {
+            assert!(who(&pair).unwrap_err().contains("exactly one"), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_belongs_to_one_principal() {
+        let error = Authenticator::new([binding("x", "a"), binding("x", "b")]).unwrap_err();
+        assert_eq!(error, SharedCredential { first: "a".into(), second: "b".into() });
+        assert!(Authenticator::new([binding("x", "a"), binding("x", "a")]).is_ok());
+    }
+
+    #[test]
+    fn tokens_that_differ_after_the_shelf_are_told_apart() {
+        let mut bytes = [7; 32];
+        let first = TokenDigest(bytes);
+        bytes[31] = 8;
+        let second = TokenDigest(bytes);
+        assert_eq!(first.shelf(), second.shelf());
+        let bind = |digest, name| Binding { credential: Credential::Token(digest), principal: principal(name) };
+        let authenticator = Authenticator::new([bind(first, "a"), bind(second, "b")]).unwrap();
+        assert_eq!(authenticator.holder(&first).unwrap().name.to_string(), "a");
+        assert_eq!(authenticator.holder(&second).unwrap().name.to_string(), "b");
+        bytes[31] = 9;
+        assert!(authenticator.holder(&TokenDigest(bytes)).is_none());
+    }
+
+    #[test]
+    fn a_digest_is_what_sha256sum_prints() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(TokenDigest::parse(abc), Ok(TokenDigest::of(b"abc")));
+        assert_eq!(TokenDigest::parse(&abc.to_uppercase()), Ok(TokenDigest::of(b"abc")));
+        for wrong in ["", "abc", &abc[1..], &format!("{abc}00"), &abc.replace('b', "g")] {
+            assert_eq!(TokenDigest::parse(wrong), Err(NotADigest), "{wrong}");
+        }
+        assert!(!format!("{:?}", TokenDigest::of(b"abc")).contains("ba78"));
+    }
+
+    #[test]
+    fn a_call_needs_a_principal_and_an_origin_needs_nothing() {
+        let mut request = Request::new(());
+        assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
+        assert_eq!(origin(&request), "");
+        let caller = Caller { principal: None, origin: "192.0.2.1".into() };
+        request.extensions_mut().insert(caller.clone());
+        assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
+        assert_eq!(origin(&request), "192.0.2.1");
+        request.extensions_mut().insert(Caller { principal: Some(principal("me")), ..caller });
+        let call = call(&request).unwrap();
+        assert_eq!((call.principal.name.to_string(), call.origin), ("me".into(), "192.0.2.1".into()));
+    }
+}

@@ -5,6 +5,7 @@
 //! `docs/ARCHITECTURE.md` says which rule lives where.
 
 pub mod clock;
+pub mod config;
 pub mod hash;
 pub mod key;
 pub mod random;

@@ -1,0 +1,48 @@
+//! `[server]`: where it listens, and how much it takes on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::setting::section;
+use super::types::Number;
+
+section! {
+    /// Where the service listens, and how much it takes on at once.
+    ["server"] pub struct Server {
+        /// Address of the API: gRPC and HTTP together.
+        listen: SocketAddr = "127.0.0.1:7413",
+        /// Address of `/metrics`, `/livez` and `/readyz`, which ask nobody who they are: keep it inside.
+        ops_listen: SocketAddr = "127.0.0.1:7414",
+        /// Allows `listen` to be reachable from other machines without TLS. Keys and tokens cross
+        /// the network in clear text then: only behind a proxy or mesh that encrypts.
+        insecure: bool = false,
+        /// Threads that serve. 0: one for each core that the process may use.
+        workers: Number<0, 1024> = 0,
+        /// How long calls may go on after SIGTERM before they are cut off.
+        drain: Duration = "10s",
+        /// Largest request, in bytes.
+        max_message_bytes: Number<4_096, 16_777_216> = 262_144,
+        /// Largest sum of a request's headers, in bytes.
+        max_header_bytes: Number<4_096, 1_048_576> = 16_384,
+        /// Calls at once on one connection.
+        max_streams: Number<1, 65_536> = 512,
+        /// Connections at once.
+        max_connections: Number<1, 1_000_000> = 8_192,
+        /// Calls at once; those beyond are refused with RESOURCE_EXHAUSTED.
+        max_in_flight: Number<1, 1_000_000> = 2_048,
+        /// Time that a call has if the caller sets no deadline.
+        default_deadline: Duration = "15s",
+    }
+    check |server, reader| {
+        if !server.listen.ip().is_loopback() && !server.insecure {
+            reader.refuse(
+                "listen",
+                format!("is {}, which other machines may reach, and there is no TLS", server.listen),
+                "listen on 127.0.0.1, or set server.insecure = true behind a proxy or mesh that encrypts",
+            );
+        }
+        if server.listen == server.ops_listen && server.listen.port() != 0 {
+            reader.refuse("ops_listen", "is the same as server.listen", "give it a port of its own");
+        }
+    }
+}

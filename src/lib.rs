@@ -4,6 +4,8 @@
 //! `main → cli → app → {rpc, config, telemetry}`, `rpc → service → {fence, keycloak, hash} → store → key → clock`.
 //! `docs/ARCHITECTURE.md` says which rule lives where.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod hash;

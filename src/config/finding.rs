@@ -4,30 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{Config, StoreUrl};
-
-/// One thing that an operator should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// A stable name.
-    pub code: &'static str,
-    /// What is the case, and what it means.
-    pub meaning: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// It works, but a promise is weaker than it could be.
-    Warning,
-    /// It does not work.
-    Error,
-}
+use crate::service::status::{Finding, Severity};
 
 /// Everything about `config`.
 pub(super) fn of(config: &Config) -> Vec<Finding> {

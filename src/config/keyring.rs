@@ -1,24 +1,21 @@
 //! `[keyring]`, and the file of peppers that it names: read into a [`Keyring`], and rewritten in
 //! one step by the `keyring` commands. No message shows a pepper.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64;
 use rustix::fs::{FlockOperation, Gid, Mode, Uid, fchmod, fchown, flock};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::problem::{Problem, Problems};
-use super::setting::{Fault, Setting, read, section};
-use super::source::{self, Place, Raw};
-use super::types::{parsed, text};
-use crate::clock::Timestamp;
-use crate::hash::{Keyring, PEPPER_LEN, Pepper};
-use crate::key::{PepperId, SecretBytes};
-use crate::random::{self, Entropy, EntropyError};
+use super::peppers::{self, PepperEntry, Peppers};
+use super::problem::Problems;
+use super::setting::section;
+use super::source::{self, Place};
+use crate::hash::Keyring;
+use crate::key::PepperId;
+use crate::random::EntropyError;
 
 section! {
     /// The peppers: secrets of the service, without which nothing in the store yields or verifies a key. Every
@@ -30,49 +27,19 @@ section! {
     check |_, _| {}
 }
 
-section! {
-    /// A keyring file.
-    [""] struct Head {
-        /// Which pepper new keys are made under.
-        current: PepperId,
-    }
-    check |_, _| {}
-}
-
-section! {
-    /// A pepper of a keyring file.
-    ["peppers"] struct Entry {
-        /// Its id.
-        id: PepperId,
-        /// 32 random bytes in base64.
-        pepper: PepperBytes,
-        /// When it was made.
-        created: Option<Created>,
-    }
-    check |_, _| {}
-}
-
 /// The file of peppers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyringFile {
     path: PathBuf,
 }
 
-/// What stands in a keyring file.
+/// A keyring file, ready for use.
 #[derive(Debug, Clone)]
-pub struct Peppers {
-    current: PepperId,
-    entries: Vec<PepperEntry>,
-}
-
-/// One pepper as the file has it.
-#[derive(Debug, Clone)]
-pub struct PepperEntry {
-    /// Its id.
-    pub id: PepperId,
-    /// When it was made, if the file says so.
-    pub created: Option<Timestamp>,
-    pepper: SecretBytes<PEPPER_LEN>,
+pub struct LoadedKeyring {
+    /// The peppers with their derived keys.
+    pub keyring: Keyring,
+    /// Peppers that were taken out on purpose: a store that knows one of them may forget it.
+    pub retired: Vec<PepperId>,
 }
 
 /// Why a keyring file was not read or changed.
@@ -121,10 +88,12 @@ impl KeyringFile {
     ///
     /// # Errors
     /// When the file is missing or not understood.
-    pub fn load(&self) -> Result<Keyring, KeyringFileError> {
+    pub fn load(&self) -> Result<LoadedKeyring, KeyringFileError> {
         let peppers = self.read()?;
-        let derived = peppers.entries.iter().map(|entry| Pepper::new(entry.id.clone(), &entry.pepper)).collect();
-        Keyring::new(derived, &peppers.current).map_err(|error| KeyringFileError::Refused(error.to_string()))
+        let derived = peppers.entries().iter().map(PepperEntry::derive).collect();
+        let keyring =
+            Keyring::new(derived, peppers.current()).map_err(|error| KeyringFileError::Refused(error.to_string()))?;
+        Ok(LoadedKeyring { keyring, retired: peppers.retired().to_vec() })
     }
 
     /// What stands in it.
@@ -137,7 +106,7 @@ impl KeyringFile {
         }
         let mut problems = Problems::default();
         let text = source::read(&self.path, "keyring", Place::File(self.path.clone().into(), 0), &mut problems);
-        let peppers = text.map(Zeroizing::new).and_then(|text| parse(&text, &self.path, &mut problems));
+        let peppers = text.map(Zeroizing::new).and_then(|text| peppers::parse(&text, &self.path, &mut problems));
         match peppers {
             Some(peppers) if problems.is_empty() => Ok(peppers),
             _ => Err(KeyringFileError::Problems(problems)),
@@ -196,174 +165,14 @@ pub(super) fn create(path: &Path, text: &str) -> io::Result<File> {
     Ok(file)
 }
 
-impl Peppers {
-    /// A keyring of one new pepper, `id`.
-    ///
-    /// # Errors
-    /// When there is no randomness.
-    pub fn generate(id: PepperId, now: Timestamp, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
-        let entry = PepperEntry::generate(id.clone(), now, entropy)?;
-        Ok(Self { current: id, entries: vec![entry] })
-    }
-
-    /// Which pepper new keys are made under.
-    #[must_use]
-    pub const fn current(&self) -> &PepperId {
-        &self.current
-    }
-
-    /// The peppers, in the order of the file.
-    #[must_use]
-    pub fn entries(&self) -> &[PepperEntry] {
-        &self.entries
-    }
-
-    /// Whether there is a pepper called `id`.
-    #[must_use]
-    pub fn contains(&self, id: &PepperId) -> bool {
-        self.entries.iter().any(|entry| entry.id == *id)
-    }
-
-    /// Adds a new pepper, which only verifies until [`Self::switch`].
-    ///
-    /// # Errors
-    /// When the id is taken, or there is no randomness.
-    pub fn add(&mut self, id: PepperId, now: Timestamp, entropy: &dyn Entropy) -> Result<(), KeyringFileError> {
-        if self.contains(&id) {
-            let problem = format!("there is a pepper `{id}` already: choose another id");
-            return Err(KeyringFileError::Refused(problem));
-        }
-        self.entries.push(PepperEntry::generate(id, now, entropy)?);
-        Ok(())
-    }
-
-    /// Makes new keys under `id` from now on.
-    ///
-    /// # Errors
-    /// When there is no such pepper.
-    pub fn switch(&mut self, id: &PepperId) -> Result<(), KeyringFileError> {
-        self.must_contain(id)?;
-        self.current = id.clone();
-        Ok(())
-    }
-
-    /// Removes a pepper. Keys under it never pass again.
-    ///
-    /// # Errors
-    /// When there is no such pepper, or it is the current one.
-    pub fn retire(&mut self, id: &PepperId) -> Result<(), KeyringFileError> {
-        self.must_contain(id)?;
-        if self.current == *id {
-            let problem = format!("`{id}` is the current pepper: switch to another with `keyclasp keyring use` first");
-            return Err(KeyringFileError::Refused(problem));
-        }
-        self.entries.retain(|entry| entry.id != *id);
-        Ok(())
-    }
-
-    /// Whether there is a pepper called `id`.
-    ///
-    /// # Errors
-    /// Says which there are.
-    pub fn must_contain(&self, id: &PepperId) -> Result<(), KeyringFileError> {
-        if self.contains(id) {
-            return Ok(());
-        }
-        let ids: Vec<_> = self.entries.iter().map(|entry| format!("`{}`", entry.id)).collect();
-        Err(KeyringFileError::Refused(format!("there is no pepper `{id}`: the keyring has {}", ids.join(", "))))
-    }
-
-    /// The text of the file.
-    #[must_use]
-    pub fn render(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::with_capacity(512 + 256 * self.entries.len()));
-        text.push_str(
-            "# The peppers of keyclasp: secrets. Back this file up, apart from the store: without it no key verifies.\n\
-             # Written by `keyclasp keyring`, which keeps no comments.\n\n",
-        );
-        let _ = writeln!(text, "current = \"{}\"", self.current);
-        for entry in &self.entries {
-            let pepper = Zeroizing::new(BASE64.encode(entry.pepper.expose()));
-            let _ = writeln!(text, "\n[[peppers]]\nid = \"{}\"\npepper = \"{}\"", entry.id, *pepper);
-            if let Some(created) = entry.created {
-                let _ = writeln!(text, "created = \"{created}\"");
-            }
-        }
-        text
-    }
-}
-
-impl PepperEntry {
-    fn generate(id: PepperId, now: Timestamp, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
-        let mut bytes = random::bytes::<PEPPER_LEN>(entropy)?;
-        let pepper = SecretBytes::new(bytes);
-        bytes.zeroize();
-        Ok(Self { id, created: Some(now), pepper })
-    }
-}
-
-fn parse(text: &str, path: &Path, problems: &mut Problems) -> Option<Peppers> {
-    let base = source::directory(path);
-    let mut root = source::parse(text, path, problems);
-    let tables = root.take_tables("peppers", "peppers", problems);
-    let head = read::<Head>(&[&root], "", &["peppers"], &base, problems);
-    let mut entries: Vec<PepperEntry> = Vec::new();
-    for table in tables {
-        let place = table.place.clone();
-        let Some(entry) = read::<Entry>(&[&table], "peppers", &[], &base, problems) else { continue };
-        if entries.iter().any(|other| other.id == entry.id) {
-            let remedy = "keep one of them; if they differ, the one that keys were made under";
-            problems.push(Problem::new(place, "peppers.id", "is that of another pepper too", remedy));
-        }
-        let created = entry.created.map(|Created(at)| at);
-        entries.push(PepperEntry { id: entry.id, created, pepper: entry.pepper.0 });
-    }
-    let head = head?;
-    if problems.is_empty() && !entries.iter().any(|entry| entry.id == head.current) {
-        let place = super::setting::place(&[&root], "current");
-        let remedy = "name one of the peppers in this file, or restore the one that is missing";
-        problems.push(Problem::new(place, "current", "is not the id of a pepper in this file", remedy));
-    }
-    Some(Peppers { current: head.current, entries })
-}
-
-parsed!(PepperId, "the id of a pepper", "\"2026-11\"", PepperId::parse);
-
-/// The bytes of a pepper.
-#[derive(Debug, Clone)]
-struct PepperBytes(SecretBytes<PEPPER_LEN>);
-
-impl Setting for PepperBytes {
-    fn form() -> String {
-        "32 bytes in base64".to_owned()
-    }
-
-    fn example() -> String {
-        "the output of `openssl rand -base64 32`".to_owned()
-    }
-
-    fn parse(value: &Raw, _: &Path) -> Result<Self, Fault> {
-        let decoded = text(value).and_then(|text| BASE64.decode(text.as_bytes()).ok()).map(Zeroizing::new);
-        let bytes = decoded.and_then(|bytes| <[u8; PEPPER_LEN]>::try_from(bytes.as_slice()).ok());
-        bytes.map(|bytes| Self(SecretBytes::new(bytes))).ok_or_else(Fault::form::<Self>)
-    }
-}
-
-/// When a pepper was made.
-#[derive(Debug, Clone, Copy)]
-struct Created(Timestamp);
-
-parsed!(Created, "a time", "\"2026-11-21T09:00:00Z\"", |text| {
-    let form = || crate::key::Invalid::new("write it as 2026-11-21T09:00:00Z");
-    let time: jiff::Timestamp = text.parse().map_err(|_| form())?;
-    u64::try_from(time.as_millisecond()).map(|millis| Self(Timestamp::from_millis(millis))).map_err(|_| form())
-});
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use data_encoding::BASE64;
+
     use super::*;
+    use crate::clock::Timestamp;
     use crate::config::scratch::Scratch;
     use crate::random::SeededEntropy;
 
@@ -389,7 +198,7 @@ mod tests {
         let added = std::fs::read_to_string(file.path()).unwrap();
         assert!(added.starts_with(&before), "adding changed what was there");
         assert_eq!(
-            file.load().unwrap().peppers().map(|pepper| pepper.id().to_string()).collect::<Vec<_>>(),
+            file.load().unwrap().keyring.peppers().map(|pepper| pepper.id().to_string()).collect::<Vec<_>>(),
             ["a", "b"]
         );
 
@@ -403,6 +212,8 @@ mod tests {
         let peppers = file.read().unwrap();
         let [b] = peppers.entries() else { panic!("not one pepper") };
         assert_eq!((&b.id, b.created), (&id("b"), Some(Timestamp::from_millis(2_000))));
+        assert_eq!(file.load().unwrap().retired, [id("a")]);
+        assert!(file.change(|peppers| peppers.add(id("a"), Timestamp::default(), &entropy)).is_err());
     }
 
     #[test]
@@ -451,7 +262,7 @@ mod tests {
             lines,
             [
                 ":1: current is not the id of a pepper: must be 1 to 16 characters of a-z, 0-9 and -",
-                ":2: other is not a setting: remove it, or use one of current, peppers",
+                ":2: other is not a setting: remove it, or use one of current, retired, peppers",
                 ":5: peppers.pepper is not 32 bytes in base64: write it as the output of `openssl rand -base64 32`",
                 ":9: peppers.salt is not a setting: remove it, or use one of id, pepper, created",
             ]

@@ -9,6 +9,7 @@ mod finding;
 mod hash;
 mod keyring;
 mod log;
+mod peppers;
 mod problem;
 mod realms;
 mod reference;
@@ -24,11 +25,10 @@ mod types;
 use std::path::{Path, PathBuf};
 
 pub use callers::Caller;
-pub use finding::{Finding, Severity};
-pub use keyring::{KeyringFile, KeyringFileError, PepperEntry, Peppers};
+pub use keyring::{KeyringFile, KeyringFileError, LoadedKeyring};
 pub use log::{Log, LogFilter, LogFormat};
+pub use peppers::{PepperEntry, Peppers};
 pub use problem::{Problem, Problems};
-pub use realms::Realms;
 pub use reference::reference;
 pub use server::Server;
 pub use setup::{Created, SetupError, complete, init};
@@ -37,6 +37,8 @@ pub use store::{Keys, RedisAddress, RedisEndpoint, Secret, Store, StoreUrl};
 pub use types::{Number, owner_kind_name, parse_owner};
 
 use crate::key::Argon2Profile;
+use crate::service::Policies;
+use crate::service::status::Finding;
 use setting::{Section, read, section};
 
 /// Name of the configuration file that `init` writes.
@@ -47,7 +49,7 @@ pub const ADMIN_TOKEN_FILE: &str = "admin.token";
 pub const KEYRING_FILE: &str = "keyring.toml";
 
 section! {
-    /// What stands above all sections.
+    /// Stands before the first section.
     [""] struct Top {
         /// Where the service keeps its files. Unset: the directory of the configuration file; without one, the
         /// user's data directory (`$XDG_DATA_HOME/keyclasp` or `~/.local/share/keyclasp`).
@@ -113,7 +115,7 @@ pub struct Config {
     /// The log.
     pub log: Log,
     /// Policies.
-    pub realms: Realms,
+    pub realms: Policies,
     /// Who may call.
     pub callers: Vec<Caller>,
 }

@@ -9,6 +9,7 @@ use super::setting::{Fault, Setting, read, section};
 use super::source::{Raw, Table};
 use super::types::{MaybeDuration, Number, parsed, text};
 use crate::key::{Implications, Invalid, Policy, Prefix, Realm, Scope};
+use crate::service::Policies;
 
 section! {
     /// What a realm allows its keys to be. `[realms.default]` holds for every realm; `[realms.NAME]` changes single
@@ -40,32 +41,15 @@ section! {
     }
 }
 
-/// The policies of all realms.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Realms {
-    /// Of every realm that has none of its own.
-    pub default: Policy,
-    /// Of those that have.
-    pub named: HashMap<Realm, Policy>,
-}
-
-impl Realms {
-    /// The policy of `realm`.
-    #[must_use]
-    pub fn policy(&self, realm: &Realm) -> &Policy {
-        self.named.get(realm).unwrap_or(&self.default)
-    }
-}
-
 /// Reads all realms from the table `realms`.
-pub(super) fn realms(mut tables: Table, base: &Path, problems: &mut Problems) -> Option<Realms> {
+pub(super) fn realms(mut tables: Table, base: &Path, problems: &mut Problems) -> Option<Policies> {
     let default = tables.take_table("default", "realms.default", problems);
     let names: Vec<_> = tables.entries.keys().cloned().collect();
     let policy = |layers: &[&Table], path: &str, problems: &mut Problems| {
         read::<RealmSection>(layers, path, &[], base, problems).map(RealmSection::policy)
     };
     let default_policy = policy(&[&default], "realms.default", problems);
-    let mut named = HashMap::new();
+    let mut realms = HashMap::new();
     for name in names {
         let path = format!("realms.{name}");
         let table = tables.take_table(&name, &path, problems);
@@ -79,10 +63,10 @@ pub(super) fn realms(mut tables: Table, base: &Path, problems: &mut Problems) ->
             ));
         });
         if let (Ok(realm), Some(policy)) = (parsed, policy(&[&table, &default], &path, problems)) {
-            named.insert(realm, policy);
+            realms.insert(realm, policy);
         }
     }
-    Some(Realms { default: default_policy?, named })
+    Some(Policies { default: default_policy?, realms })
 }
 
 impl RealmSection {

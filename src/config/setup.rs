@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64URL_NOPAD;
 use zeroize::Zeroizing;
 
-use super::keyring::{self, Peppers};
-use super::{ADMIN_TOKEN_FILE, CONFIG_FILE, Config, KEYRING_FILE, KeyringFileError, StoreUrl};
+use super::keyring;
+use super::{ADMIN_TOKEN_FILE, CONFIG_FILE, Config, KEYRING_FILE, KeyringFileError, Peppers, StoreUrl};
 use crate::clock::Timestamp;
 use crate::key::PepperId;
 use crate::random::{self, Entropy, EntropyError};
@@ -227,7 +227,7 @@ mod tests {
             }
             let config = load(Some(directory.join(CONFIG_FILE)), Path::new(""));
             assert_eq!(config.data_dir, directory);
-            assert_eq!(config.keyring.load().unwrap().peppers().count(), 1);
+            assert_eq!(config.keyring.load().unwrap().keyring.peppers().count(), 1);
             let [admin] = config.callers.as_slice() else { panic!("not one caller") };
             assert_eq!(
                 admin.principal.grants,

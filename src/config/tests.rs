@@ -158,9 +158,9 @@ fn a_realm_takes_from_the_default_what_it_does_not_set() {
     )
     .unwrap();
     let day = Duration::from_secs(24 * 60 * 60);
-    let other = config.realms.policy(&realm("other"));
+    let other = config.realms.of(&realm("other"));
     assert_eq!((other.prefix.as_str(), other.max_ttl, other.default_ttl), ("co", Some(30 * day), Some(20 * day)));
-    let production = config.realms.policy(&realm("production"));
+    let production = config.realms.of(&realm("production"));
     assert_eq!((production.prefix.as_str(), production.max_ttl, production.default_ttl), ("co", None, Some(20 * day)));
     assert!(!production.allow_no_expiry && other.allow_no_expiry);
     let scope = |text| Scope::parse(text).unwrap();
@@ -168,7 +168,7 @@ fn a_realm_takes_from_the_default_what_it_does_not_set() {
     assert!(!production.implications.covers(&scope("x:write"), &scope("x:read")));
     assert!(other.implications.covers(&scope("x:write"), &scope("x:read")));
     assert_eq!(other.grantable, Some(vec![scope("a:read")]));
-    let dotted = config.realms.policy(&realm("with a . dot"));
+    let dotted = config.realms.of(&realm("with a . dot"));
     assert!(dotted.grantable.is_none() && dotted.require_binding && dotted.max_keys_per_owner == 5);
 }
 

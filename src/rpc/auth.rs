@@ -56,6 +56,12 @@ impl TokenDigest {
         Self(Sha256::digest(token).into())
     }
 
+    /// From the digest itself.
+    #[must_use]
+    pub const fn from_bytes(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
     /// From the 64 hexadecimal digits that `sha256sum` prints.
     ///
     /// # Errors

@@ -325,6 +325,7 @@ struct ModelKey {
     /// Until when it is suspended.
     suspended: Option<Option<Timestamp>>,
     rotated: bool,
+    renamed: Option<Timestamp>,
     version: u64,
 }
 
@@ -450,6 +451,7 @@ impl Model {
                     revoked: None,
                     suspended: None,
                     rotated: false,
+                    renamed: None,
                     version: 1,
                 });
                 let key = self.keys.len() - 1;
@@ -466,9 +468,12 @@ impl Model {
                 Ok(Predicted::Count(matching.count()))
             }
             Op::Rename(number) => not_revoked(*number).map(|index| {
-                // At one point in time, the second renaming changes nothing; it is left to the stores.
-                self.keys[index].version += 1;
-                Predicted::Nothing
+                // The name is that of the time: at one point in time, a second renaming changes nothing.
+                let key = &mut self.keys[index];
+                if key.renamed.replace(now) != Some(now) {
+                    key.version += 1;
+                }
+                self.shown(index, now)
             }),
             Op::Rescope(number, scopes) => not_revoked(*number).map(|index| {
                 let key = &mut self.keys[index];

@@ -20,14 +20,11 @@ const MAX_LOOKS: usize = 4_096;
 /// Records of one page of a scan.
 const SCAN_PAGE: usize = 256;
 
-type Records = redb::ReadOnlyTable<&'static [u8; 16], &'static [u8]>;
+/// The table of the records, open for reading.
+pub(super) type Records = redb::ReadOnlyTable<&'static [u8; 16], &'static [u8]>;
 
 /// The record of `id`.
-pub(super) fn get(transaction: &ReadTransaction, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, Failure> {
-    record(&transaction.open_table(RECORDS)?, id, now)
-}
-
-fn record(records: &Records, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, Failure> {
+pub(super) fn record(records: &Records, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, Failure> {
     let Some(bytes) = records.get(id.as_bytes())? else { return Ok(None) };
     read_record(id, bytes.value(), now)
 }

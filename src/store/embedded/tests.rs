@@ -50,16 +50,16 @@ async fn a_file_that_failed_is_opened_again() {
     let store = scratch.open();
     store.add_pepper_check(&pepper(), [1; 32]).await.unwrap();
     // As after a failure at which it could not be opened again.
-    drop(store.file.write().unwrap().database.take());
+    drop(store.shared.file.write().unwrap().database.take());
     assert!(matches!(store.pepper_checks().await, Err(StoreError::Unavailable(_))));
     // The read told the writer, which takes its jobs in order: before this one it mended.
     assert_eq!(store.add_pepper_check(&pepper(), [2; 32]).await.unwrap(), [1; 32]);
     assert_eq!(store.pepper_checks().await.unwrap(), [(pepper(), [1; 32])]);
-    assert_eq!(store.file.read().unwrap().generation, 2);
+    assert_eq!(store.shared.file.read().unwrap().generation, 2);
     // A complaint about an earlier time changes nothing.
     store.jobs.as_ref().unwrap().try_send(Job { task: Task::Mend(1), _permit: None }).unwrap();
     store.remove_pepper_check(&pepper()).await.unwrap();
-    assert_eq!(store.file.read().unwrap().generation, 2);
+    assert_eq!(store.shared.file.read().unwrap().generation, 2);
 }
 
 #[tokio::test]

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use redb::{Database, ReadableTable};
+use redb::{Database, ReadableDatabase, ReadableTable};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Failure, Prepared};
 use super::file;
+use super::read::Records;
 use super::reserve::Reserve;
 use super::sweep::{Bounds, Swept, sweep};
-use super::tables::{Tables, store_error};
+use super::tables::{RECORDS, Tables, store_error};
 use crate::clock::Timestamp;
 #[cfg(feature = "conformance")]
 use crate::key::KeyId;
@@ -25,8 +26,15 @@ pub(super) const QUEUE: usize = 1_024;
 /// Most jobs of one transaction.
 const BATCH: usize = 256;
 
-/// The file, as readers and the writer share it.
-pub(super) type Shared = Arc<RwLock<Open>>;
+/// What readers and the writer share.
+pub(super) struct Shared {
+    /// The records as of the last commit, open for reading: beginning a read transaction and
+    /// opening a table would be half of what a get costs. None: read as everything else is read.
+    /// Dropped before the file is closed.
+    pub(super) records: RwLock<Option<Records>>,
+    /// The file.
+    pub(super) file: RwLock<Open>,
+}
 
 /// The open file.
 pub(super) struct Open {
@@ -34,6 +42,22 @@ pub(super) struct Open {
     pub(super) database: Option<Database>,
     /// How often it was opened.
     pub(super) generation: u64,
+}
+
+impl Shared {
+    /// Of a file that was just opened.
+    pub(super) fn new(database: Database) -> Self {
+        let file = RwLock::new(Open { database: Some(database), generation: 1 });
+        let shared = Self { records: RwLock::new(None), file };
+        shared.show(shared.file.read().unwrap_or_else(PoisonError::into_inner).database.as_ref());
+        shared
+    }
+
+    /// Has gets see the records as they are now in `database`.
+    fn show(&self, database: Option<&Database>) {
+        let records = database.and_then(|database| database.begin_read().ok()?.open_table(RECORDS).ok());
+        *self.records.write().unwrap_or_else(PoisonError::into_inner) = records;
+    }
 }
 
 /// One thing to write, and who waits for it.
@@ -62,7 +86,7 @@ pub(super) enum Task {
 
 /// The writer's thread and what it needs.
 pub(super) struct Writer {
-    pub(super) file: Shared,
+    pub(super) shared: Arc<Shared>,
     pub(super) dir: PathBuf,
     pub(super) cache_bytes: usize,
     pub(super) epoch: Epoch,
@@ -116,7 +140,7 @@ impl Writer {
         if let Err(error) = self.mend(broken.max()) {
             return fail(batch, &error);
         }
-        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let file = self.shared.file.read().unwrap_or_else(PoisonError::into_inner);
         let generation = file.generation;
         let Some(database) = &file.database else {
             return fail(batch, &StoreError::Unavailable("its file is closed".to_owned()));
@@ -154,6 +178,8 @@ impl Writer {
         }
         if answers.iter().any(Answer::wrote) {
             transaction.commit()?;
+            // Before anyone is told: who was answered reads what was written.
+            self.shared.show(Some(database));
         } else {
             transaction.abort()?;
         }
@@ -187,14 +213,16 @@ impl Writer {
     /// time.
     fn mend(&self, broken: Option<u64>) -> Result<(), StoreError> {
         let is_broken = |open: &Open| open.database.is_none() || broken == Some(open.generation);
-        if !is_broken(&self.file.read().unwrap_or_else(PoisonError::into_inner)) {
+        if !is_broken(&self.shared.file.read().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(());
         }
-        let mut open = self.file.write().unwrap_or_else(PoisonError::into_inner);
         // Closed before it is opened: it is locked while it is open.
+        self.shared.show(None);
+        let mut open = self.shared.file.write().unwrap_or_else(PoisonError::into_inner);
         drop(open.database.take());
         open.database = Some(file::reopen(&self.dir, self.cache_bytes)?);
         open.generation += 1;
+        self.shared.show(open.database.as_ref());
         Ok(())
     }
 }

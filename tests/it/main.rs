@@ -5,6 +5,7 @@
 mod access;
 mod model;
 mod store_embedded;
+mod store_embedded_kill;
 mod store_guarded;
 mod support;
 mod vectors;

@@ -19,13 +19,12 @@ use super::error;
 use crate::service::access::{Call, Principal};
 use crate::service::{Error, ErrorKind};
 
-/// Who calls and from where: what the gateway puts into the extensions of each request.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// Who. None: nobody proved anything, and the method is open to such calls.
-    pub principal: Option<Arc<Principal>>,
+/// What the gateway puts into the extensions of a call that nobody proved anything about, to a
+/// method that is open to such calls. A call of a known caller has a [`Call`] there.
+#[derive(Debug, Clone, Default)]
+pub struct Anonymous {
     /// Address of the peer; empty where it is not known.
-    pub origin: Arc<str>,
+    pub origin: String,
 }
 
 /// The call that `request` is, for a method that needs to know its caller.
@@ -33,16 +32,17 @@ pub struct Caller {
 /// # Errors
 /// UNAUTHENTICATED where nobody proved who calls.
 pub fn call<T>(request: &Request<T>) -> Result<Call, Status> {
-    let caller = request.extensions().get::<Caller>();
-    match caller.and_then(|caller| caller.principal.clone()) {
-        Some(principal) => Ok(Call { principal, origin: origin(request) }),
-        None => Err(error::status(absent())),
-    }
+    request.extensions().get::<Call>().cloned().ok_or_else(|| error::status(absent()))
 }
 
 /// Where `request` came from, for a method that is open to anyone; empty where it is not known.
 pub fn origin<T>(request: &Request<T>) -> String {
-    request.extensions().get::<Caller>().map_or_else(String::new, |caller| caller.origin.as_ref().to_owned())
+    let extensions = request.extensions();
+    match (extensions.get::<Call>(), extensions.get::<Anonymous>()) {
+        (Some(call), _) => call.origin.clone(),
+        (None, Some(anonymous)) => anonymous.origin.clone(),
+        (None, None) => String::new(),
+    }
 }
 
 /// SHA-256 of a bearer token: all that a configuration holds of it.
@@ -273,12 +273,12 @@ mod tests {
         let mut request = Request::new(());
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(origin(&request), "");
-        let caller = Caller { principal: None, origin: "192.0.2.1".into() };
-        request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(Anonymous { origin: "192.0.2.1".to_owned() });
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(origin(&request), "192.0.2.1");
-        request.extensions_mut().insert(Caller { principal: Some(principal("me")), ..caller });
+        request.extensions_mut().insert(Call { principal: principal("me"), origin: "192.0.2.2".to_owned() });
+        assert_eq!(origin(&request), "192.0.2.2");
         let call = call(&request).unwrap();
-        assert_eq!((call.principal.name.to_string(), call.origin), ("me".into(), "192.0.2.1".into()));
+        assert_eq!((call.principal.name.to_string(), call.origin), ("me".into(), "192.0.2.2".into()));
     }
 }

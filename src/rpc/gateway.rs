@@ -1,66 +1,421 @@
-//! Everything that port 7413 answers, by path.
+//! What stands between a connection and the services: every request to port 7413 passes here.
+//!
+//! In this order: which method (else 404 or UNIMPLEMENTED); room for one more call (else it is shed
+//! at once); who calls; how long it may take; the service. The path of a gRPC call is kept short: a
+//! look-up of its path, a digest of its token, one insertion into its extensions.
 
+mod call;
+mod health;
+mod route;
+
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tonic::body::Body;
-use tower::Service as _;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::NamedService;
+use tonic::{Code, Status};
 
-use super::admin::Admin;
-use super::audit::Audit;
-use super::auth::{Authenticator, Caller};
-use super::error;
-use super::keys::Keys;
-use super::proto::v1::admin_service_server::AdminServiceServer;
-use super::proto::v1::audit_service_server::AuditServiceServer;
-use super::proto::v1::key_service_server::KeyServiceServer;
-use crate::service::{ErrorKind, Service};
+pub use self::call::CallFuture;
+pub(super) use self::call::adopt;
+use self::call::{Ticket, Work};
+pub use self::health::Health;
+pub use self::route::{RequestBody, Route};
+use super::auth::{self, Anonymous, Authenticator};
+use super::deadline::Form;
+use super::error::{refuse, status};
+use super::json;
+use super::limits::ServerLimits;
+use super::methods::{Method, Methods};
+use super::metrics::{RpcMetrics, UNKNOWN_METHOD};
+use super::proto::v1::admin_service_server::{AdminService, AdminServiceServer};
+use super::proto::v1::audit_service_server::{AuditService, AuditServiceServer};
+use super::proto::v1::key_service_server::{KeyService, KeyServiceServer};
+use crate::clock::Clock;
+use crate::service::access::Call;
+use crate::service::{Error, ErrorKind};
 
-/// The services of one port.
+/// What all gateways of a process share; clones are the same.
+#[derive(Clone)]
+pub struct Rpc {
+    inner: Arc<Shared>,
+}
+
+struct Shared {
+    methods: Methods,
+    metrics: RpcMetrics,
+    limits: ServerLimits,
+    authenticator: Authenticator,
+    clock: Arc<dyn Clock>,
+    health: Health,
+    /// Health and reflection, by the name of the service.
+    standard: Vec<(&'static str, Arc<dyn Route>)>,
+}
+
+/// The gateway could not be made: a fault of the build, not of the configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the API's descriptors cannot be used: {0}")]
+pub struct GatewayError(String);
+
+impl Rpc {
+    /// Starts NOT_SERVING.
+    ///
+    /// # Errors
+    /// When the descriptors inside this program cannot be used.
+    pub fn new(
+        authenticator: Authenticator,
+        limits: ServerLimits,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, GatewayError> {
+        let methods = Methods::load().map_err(|error| GatewayError(error.to_string()))?;
+        let metrics = RpcMetrics::new(methods.all().iter().map(|method| method.path.as_str()));
+        let health =
+            Health::new(methods.all().iter().filter(|method| method.ours).map(|method| method.service.as_str()));
+        let mut standard = vec![route::named(health.server())];
+        let descriptors = methods.reflection();
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(&descriptors)
+                .include_reflection_service(false)
+        };
+        let unusable = |error: tonic_reflection::server::Error| GatewayError(error.to_string());
+        standard.push(route::named(reflection().build_v1().map_err(unusable)?));
+        standard.push(route::named(reflection().build_v1alpha().map_err(unusable)?));
+        Ok(Self { inner: Arc::new(Shared { methods, metrics, limits, authenticator, clock, health, standard }) })
+    }
+
+    /// Begins a gateway, which serves health and reflection.
+    #[must_use]
+    pub fn gateway(&self) -> GatewayBuilder {
+        let mut builder = GatewayBuilder { rpc: self.clone(), routes: HashMap::new() };
+        for (name, route) in &self.inner.standard {
+            builder.insert(name, route);
+        }
+        builder
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> &RpcMetrics {
+        &self.inner.metrics
+    }
+
+    /// The bounds.
+    #[must_use]
+    pub fn limits(&self) -> &ServerLimits {
+        &self.inner.limits
+    }
+
+    /// Says whether this process serves.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.inner.health
+    }
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rpc").field("limits", &self.inner.limits).finish_non_exhaustive()
+    }
+}
+
+/// A gateway in the making.
+#[derive(Debug)]
+pub struct GatewayBuilder {
+    rpc: Rpc,
+    routes: HashMap<String, Entry>,
+}
+
+struct Entry {
+    method: Arc<Method>,
+    route: Arc<dyn Route>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.method.path)
+    }
+}
+
+impl GatewayBuilder {
+    /// Serves KeyService.
+    #[must_use]
+    pub fn keys(self, service: impl KeyService) -> Self {
+        let limit = self.rpc.limits().message_bytes;
+        self.service(KeyServiceServer::new(service).max_decoding_message_size(limit))
+    }
+
+    /// Serves AuditService.
+    #[must_use]
+    pub fn audit(self, service: impl AuditService) -> Self {
+        let limit = self.rpc.limits().message_bytes;
+        self.service(AuditServiceServer::new(service).max_decoding_message_size(limit))
+    }
+
+    /// Serves AdminService.
+    #[must_use]
+    pub fn admin(self, service: impl AdminService) -> Self {
+        let limit = self.rpc.limits().message_bytes;
+        self.service(AdminServiceServer::new(service).max_decoding_message_size(limit))
+    }
+
+    /// Serves any generated service whose descriptors are known. The limit of its messages is its own.
+    #[must_use]
+    pub fn service<S>(mut self, server: S) -> Self
+    where
+        S: Service<
+                Request<RequestBody>,
+                Response = Response<Body>,
+                Error = Infallible,
+                Future = BoxFuture<Response<Body>, Infallible>,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (name, route) = route::named(server);
+        self.insert(name, &route);
+        self
+    }
+
+    fn insert(&mut self, service: &str, route: &Arc<dyn Route>) {
+        let methods = self.rpc.inner.methods.all().iter().filter(|method| method.service == service);
+        for method in methods {
+            let entry = Entry { method: Arc::clone(method), route: Arc::clone(route) };
+            self.routes.insert(method.path.clone(), entry);
+        }
+    }
+
+    /// The gateway.
+    #[must_use]
+    pub fn build(self) -> Gateway {
+        Gateway { rpc: self.rpc, routes: Arc::new(self.routes) }
+    }
+}
+
+/// Services behind limits, authentication, deadlines and metrics; clones are the same.
 #[derive(Debug, Clone)]
 pub struct Gateway {
-    keys: KeyServiceServer<Keys>,
-    audit: AuditServiceServer<Audit>,
-    admin: AdminServiceServer<Admin>,
-    authenticator: Arc<Authenticator>,
+    rpc: Rpc,
+    routes: Arc<HashMap<String, Entry>>,
 }
 
 impl Gateway {
-    /// Over the use cases.
+    /// The service of one connection from `origin` (an address without port; may be empty).
     #[must_use]
-    pub fn new(service: &Service, authenticator: Arc<Authenticator>) -> Self {
-        Self {
-            keys: KeyServiceServer::new(Keys::new(service.clone())),
-            audit: AuditServiceServer::new(Audit::new(service.clone())),
-            admin: AdminServiceServer::new(Admin::new(service.clone())),
-            authenticator,
+    pub fn connection(&self, origin: impl Into<String>) -> Connection {
+        // One count of references for each connection: what all connections shared would travel
+        // from core to core with each call.
+        Connection { peer: Arc::new(Peer { gateway: self.clone(), origin: origin.into() }) }
+    }
+}
+
+/// The gateway as one connection sees it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    peer: Arc<Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    gateway: Gateway,
+    origin: String,
+}
+
+impl Peer {
+    fn shared(&self) -> &Shared {
+        &self.gateway.rpc.inner
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Connection {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = CallFuture;
+
+    fn call(&self, request: Request<Incoming>) -> CallFuture {
+        self.handle(request.map(RequestBody::Incoming))
+    }
+}
+
+impl Connection {
+    /// Handles one request.
+    #[must_use]
+    pub fn handle(&self, mut request: Request<RequestBody>) -> CallFuture {
+        let shared = self.peer.shared();
+        let started = shared.clock.elapsed();
+        let speaks = Speech::of(request.headers());
+        let Some(entry) = self.peer.gateway.routes.get(request.uri().path()) else {
+            return self.answer(UNKNOWN_METHOD, started, nowhere(&shared.methods, speaks));
+        };
+        let method = &entry.method;
+        let (form, ticket) = match self.admit(method, started, speaks, &mut request) {
+            Ok(admitted) => admitted,
+            Err(refused) => return self.answer(method.index, started, refused),
+        };
+        let work = match form {
+            Form::Grpc => Work::Grpc(entry.route.call(request)),
+            Form::Json => {
+                let (method, route) = (Arc::clone(method), Arc::clone(&entry.route));
+                let limit = shared.limits.message_bytes;
+                Work::Json(Box::pin(async move { json::call(&method, &*route, request, limit).await }))
+            }
+        };
+        CallFuture::running(work, ticket)
+    }
+
+    /// Everything that comes before the service.
+    fn admit(
+        &self,
+        method: &Arc<Method>,
+        started: Duration,
+        speaks: Speech,
+        request: &mut Request<RequestBody>,
+    ) -> Result<(Form, Ticket), Refused> {
+        let shared = self.peer.shared();
+        let form = form(&shared.methods, method, speaks, request)?;
+        let refused = |error: Error| Refused::of(&shared.methods, form, status(error));
+        let counted = !method.health;
+        if counted && !shared.metrics.begin_call(shared.limits.in_flight) {
+            return Err(refused(overloaded()));
+        }
+        let mut ticket = Ticket::new(Arc::clone(&self.peer), Arc::clone(method), form, started, counted);
+        let admitted =
+            self.authenticate(method, request).and_then(|()| shared.limits.deadlines.budget(request.headers(), form));
+        match admitted {
+            Ok(budget) => {
+                ticket.budget = budget;
+                Ok((form, ticket))
+            }
+            Err(error) => {
+                ticket.forget();
+                Err(refused(error))
+            }
         }
     }
 
-    /// Answers one request.
-    ///
-    /// # Errors
-    /// Never.
-    pub async fn answer(
-        &self,
-        mut request: http::Request<Incoming>,
-        origin: Arc<str>,
-    ) -> Result<http::Response<Body>, Infallible> {
-        let principal = match self.authenticator.authenticate(request.headers()) {
-            Ok(principal) => principal.cloned(),
-            Err(error) => return Ok(error::status(error).into_http()),
-        };
-        request.extensions_mut().insert(Caller { principal, origin });
-        let path = request.uri().path();
-        if path.starts_with("/keyclasp.v1.KeyService/") {
-            self.keys.clone().call(request).await
-        } else if path.starts_with("/keyclasp.v1.AuditService/") {
-            self.audit.clone().call(request).await
-        } else if path.starts_with("/keyclasp.v1.AdminService/") {
-            self.admin.clone().call(request).await
+    fn authenticate(&self, method: &Method, request: &mut Request<RequestBody>) -> Result<(), Error> {
+        let found = self.peer.shared().authenticator.authenticate(request.headers());
+        let origin = self.peer.origin.clone();
+        if method.open {
+            // A credential that such a method does not need is not judged either.
+            request.extensions_mut().insert(Anonymous { origin });
         } else {
-            Ok(error::refuse(ErrorKind::MethodUnknown, "there is no such method").into_http())
+            let principal = Arc::clone(found?.ok_or_else(auth::absent)?);
+            request.extensions_mut().insert(Call { principal, origin });
+        }
+        // Nothing behind this point can print or pass on the token.
+        request.headers_mut().remove(AUTHORIZATION);
+        Ok(())
+    }
+
+    fn answer(&self, method: usize, started: Duration, refused: Refused) -> CallFuture {
+        let shared = self.peer.shared();
+        shared.metrics.answered(method, refused.code, shared.clock.elapsed().saturating_sub(started));
+        CallFuture::answered(refused.response)
+    }
+}
+
+/// What a request's content type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Grpc,
+    Json,
+    Other,
+}
+
+impl Speech {
+    fn of(headers: &HeaderMap) -> Self {
+        let Some(value) = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) else { return Self::Other };
+        let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if [b"application/grpc".as_slice(), b"application/grpc+proto"].contains(&media_type) {
+            Self::Grpc
+        } else if media_type.eq_ignore_ascii_case(b"application/json") {
+            Self::Json
+        } else {
+            Self::Other
         }
     }
+}
+
+/// An answer without a call.
+struct Refused {
+    response: Response<Body>,
+    code: Code,
+}
+
+impl Refused {
+    fn of(methods: &Methods, form: Form, status: Status) -> Self {
+        let code = status.code();
+        let response = match form {
+            Form::Grpc => status.into_http(),
+            Form::Json => json::failure(methods, &status),
+        };
+        Self { response, code }
+    }
+
+    /// Refused in terms of HTTP, where the request is neither a gRPC nor a JSON call.
+    fn http(methods: &Methods, kind: ErrorKind, http: StatusCode, message: &str) -> Self {
+        let mut refused = Self::of(methods, Form::Json, refuse(kind, message));
+        *refused.response.status_mut() = http;
+        refused
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.response.headers_mut().insert(name, HeaderValue::from_static(value));
+        self
+    }
+}
+
+/// In which form a request calls `method`.
+fn form(methods: &Methods, method: &Method, speaks: Speech, request: &Request<RequestBody>) -> Result<Form, Refused> {
+    let malformed = |http, message| Refused::http(methods, ErrorKind::RequestMalformed, http, message);
+    if request.method() != Verb::POST {
+        let message = "this path is a method of the API; it takes POST";
+        return Err(malformed(StatusCode::METHOD_NOT_ALLOWED, message).with(ALLOW, "POST"));
+    }
+    match speaks {
+        Speech::Grpc if request.version() < Version::HTTP_2 => {
+            let message = "gRPC needs HTTP/2; over HTTP/1.1 send content-type application/json";
+            Err(malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message))
+        }
+        Speech::Grpc => Ok(Form::Grpc),
+        Speech::Json if !method.unary => {
+            let message = "this method streams; it can be called with gRPC only";
+            Err(Refused::of(methods, Form::Json, refuse(ErrorKind::MethodUnknown, message)))
+        }
+        Speech::Json if request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity") => {
+            Err(malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted"))
+        }
+        Speech::Json => Ok(Form::Json),
+        Speech::Other => {
+            let message = "the content-type must be application/json, or application/grpc over HTTP/2";
+            let accepted = HeaderName::from_static("accept-post");
+            let refused = malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+            Err(refused.with(accepted, "application/json, application/grpc"))
+        }
+    }
+}
+
+/// The answer to a path that is no method.
+fn nowhere(methods: &Methods, speaks: Speech) -> Refused {
+    if speaks == Speech::Grpc {
+        let message = "there is no such method; reflection lists what there is";
+        return Refused::of(methods, Form::Grpc, refuse(ErrorKind::MethodUnknown, message));
+    }
+    let message = "there is nothing at this path; methods are called with POST /package.Service/Method, \
+                   such as /keyclasp.v1.KeyService/ValidateKey";
+    Refused::http(methods, ErrorKind::MethodUnknown, StatusCode::NOT_FOUND, message)
+}
+
+fn overloaded() -> Error {
+    let message = "as many calls as allowed are in flight; nothing was done";
+    Error::new(ErrorKind::Overloaded, message).retry_after(Duration::from_millis(100))
 }

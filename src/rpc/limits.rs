@@ -1,0 +1,39 @@
+//! How much a peer may ask of this process. Every bound has a default that suits a busy service.
+
+use std::time::Duration;
+
+use super::deadline::Deadlines;
+
+/// The bounds of the port that serves calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Longest request message, in bytes: protobuf or JSON.
+    pub message_bytes: usize,
+    /// Longest list of request headers, in bytes. At least 8 KiB count over HTTP/1.1.
+    pub header_bytes: u32,
+    /// Calls at a time on one connection; further ones wait at the client.
+    pub streams_per_connection: u32,
+    /// Connections at a time; further ones are closed at once.
+    pub connections: usize,
+    /// Calls at a time over all connections; further ones are answered RESOURCE_EXHAUSTED at once.
+    pub in_flight: usize,
+    /// How long a peer may take to say which protocol it speaks, and over HTTP/1.1 to send the
+    /// headers of a request; also how long an HTTP/1.1 connection may idle.
+    pub header_timeout: Duration,
+    /// How long a call may take.
+    pub deadlines: Deadlines,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 256 * 1024,
+            header_bytes: 16 * 1024,
+            streams_per_connection: 256,
+            connections: 10_000,
+            in_flight: 4096,
+            header_timeout: Duration::from_secs(10),
+            deadlines: Deadlines::default(),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The methods that there are, as their descriptors say: ours, health and reflection.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost_types::FileDescriptorSet;
+
+use super::proto;
+
+/// Package of everything that is keyclasp's own.
+const PACKAGE: &str = "keyclasp.";
+/// The health service.
+const HEALTH: &str = "grpc.health.v1.Health";
+/// Methods of ours that need no caller: the presented key is the right.
+const OPEN: [&str; 1] = ["/keyclasp.v1.KeyService/RevokeOwnKey"];
+/// What is stored, but is no part of the API.
+const NOT_FOR_REFLECTION: &str = "keyclasp/store/";
+
+/// One method.
+#[derive(Debug)]
+pub(super) struct Method {
+    /// Its place in [`Methods::all`], which is its place in the metrics.
+    pub(super) index: usize,
+    /// `/package.Service/Method`.
+    pub(super) path: String,
+    /// `package.Service`.
+    pub(super) service: String,
+    /// Whether it is one of keyclasp's; health and reflection are not.
+    pub(super) ours: bool,
+    /// Whether it is one of health's, which is answered also under load.
+    pub(super) health: bool,
+    /// Whether it needs no caller.
+    pub(super) open: bool,
+    /// Whether it is one message each way; only such a method can be called with JSON.
+    pub(super) unary: bool,
+    /// What it is asked.
+    pub(super) input: MessageDescriptor,
+    /// What it answers.
+    pub(super) output: MessageDescriptor,
+}
+
+/// Every method, and the descriptors they come from.
+#[derive(Debug)]
+pub(super) struct Methods {
+    pool: DescriptorPool,
+    all: Vec<Arc<Method>>,
+    reflection: FileDescriptorSet,
+}
+
+impl Methods {
+    /// From the descriptors that are part of this program.
+    ///
+    /// # Errors
+    /// When they contradict each other, which a test would have found.
+    pub(super) fn load() -> Result<Self, prost_reflect::DescriptorError> {
+        let mut pool = DescriptorPool::new();
+        for set in [
+            proto::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            // For the details of errors in JSON.
+            tonic_types::pb::FILE_DESCRIPTOR_SET,
+        ] {
+            pool.decode_file_descriptor_set(set)?;
+        }
+        let all: Vec<_> = pool
+            .services()
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+            .enumerate()
+            .map(|(index, method)| {
+                let service = method.parent_service().full_name().to_owned();
+                let path = format!("/{service}/{}", method.name());
+                let ours = service.starts_with(PACKAGE);
+                Arc::new(Method {
+                    index,
+                    ours,
+                    health: service == HEALTH,
+                    open: !ours || OPEN.contains(&path.as_str()),
+                    unary: !method.is_client_streaming() && !method.is_server_streaming(),
+                    input: method.input(),
+                    output: method.output(),
+                    path,
+                    service,
+                })
+            })
+            .collect();
+        let files = pool.file_descriptor_protos().filter(|file| !file.name().starts_with(NOT_FOR_REFLECTION));
+        let reflection = FileDescriptorSet { file: files.cloned().collect() };
+        Ok(Self { pool, all, reflection })
+    }
+
+    /// All of them, by index.
+    pub(super) fn all(&self) -> &[Arc<Method>] {
+        &self.all
+    }
+
+    /// What reflection tells.
+    pub(super) fn reflection(&self) -> Vec<u8> {
+        self.reflection.encode_to_vec()
+    }
+
+    /// The descriptor of a message.
+    pub(super) fn message(&self, name: &str) -> Option<MessageDescriptor> {
+        self.pool.get_message_by_name(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_methods_are_known_and_few_are_open() {
+        let methods = Methods::load().unwrap();
+        assert!(methods.all().iter().enumerate().all(|(index, method)| method.index == index));
+        let mut open: Vec<_> =
+            methods.all().iter().filter(|method| method.open).map(|method| method.path.as_str()).collect();
+        open.sort_unstable();
+        assert_eq!(
+            open,
+            [
+                "/grpc.health.v1.Health/Check",
+                "/grpc.health.v1.Health/Watch",
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                "/keyclasp.v1.KeyService/RevokeOwnKey",
+            ]
+        );
+        let ours = methods.all().iter().filter(|method| method.ours);
+        assert!(ours.clone().count() >= 13 && ours.clone().all(|method| method.unary), "JSON serves every method");
+        for name in ["google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo"] {
+            assert!(methods.message(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_not_told() {
+        let told = FileDescriptorSet::decode(Methods::load().unwrap().reflection().as_slice()).unwrap();
+        assert!(told.file.iter().any(|file| file.name() == "keyclasp/v1/key_service.proto"));
+        assert!(!told.file.iter().any(|file| file.package().contains("store")));
+    }
+}

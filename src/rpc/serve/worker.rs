@@ -1,0 +1,195 @@
+//! A worker: one thread, one runtime, its share of the connections.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::io::Prompt;
+use super::{QUEUE, ServeConfig, ServeError};
+use crate::rpc::gateway::Gateway;
+use crate::rpc::limits::ServerLimits;
+use crate::rpc::metrics::OpenConnection;
+
+/// How much one HTTP/2 stream, and one connection, may send before it is read.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// How long what runs on threads for blocking work may hold the end of a worker.
+const BLOCKING_GRACE: Duration = Duration::from_millis(500);
+
+/// A connection on its way to a worker.
+pub(super) struct Accepted {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) _counted: OpenConnection,
+}
+
+/// A worker's last word.
+pub(super) struct Ended {
+    pub(super) worker: usize,
+    /// Connections that it had to drop. None: it died.
+    pub(super) dropped: Option<usize>,
+}
+
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) config: ServeConfig,
+    pub(super) limits: ServerLimits,
+    pub(super) drain: CancellationToken,
+}
+
+impl Worker {
+    /// Starts the thread and waits until it takes connections.
+    pub(super) async fn start<F, Made>(
+        self,
+        factory: Arc<F>,
+        ended: mpsc::Sender<Ended>,
+    ) -> Result<mpsc::Sender<Accepted>, ServeError>
+    where
+        F: Fn(usize) -> Made + Send + Sync + 'static,
+        Made: Future<Output = Result<Gateway, String>>,
+    {
+        let worker = self.index;
+        let problem = |problem: String| ServeError::Start { worker, problem };
+        let (queue, connections) = mpsc::channel(QUEUE);
+        let (ready, started) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(format!("keyclasp-rpc-{worker}"));
+        // The thread is not joined: its last word says that it has ended, or died.
+        thread
+            .spawn(move || self.live(&*factory, connections, ready, LastWord { worker, dropped: None, ended }))
+            .map_err(|error| problem(error.to_string()))?;
+        match started.await {
+            Ok(Ok(())) => Ok(queue),
+            Ok(Err(why)) => Err(problem(why)),
+            Err(_) => Err(ServeError::WorkerDied { worker }),
+        }
+    }
+
+    fn live<F, Made>(
+        self,
+        factory: &F,
+        connections: mpsc::Receiver<Accepted>,
+        ready: oneshot::Sender<Result<(), String>>,
+        mut last_word: LastWord,
+    ) where
+        F: Fn(usize) -> Made,
+        Made: Future<Output = Result<Gateway, String>>,
+    {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error.to_string()));
+                return;
+            }
+        };
+        let dropped = runtime.block_on(async {
+            let gateway = match factory(self.index).await {
+                Ok(gateway) => gateway,
+                Err(problem) => {
+                    let _ = ready.send(Err(problem));
+                    return None;
+                }
+            };
+            let _ = ready.send(Ok(()));
+            Some(self.serve(gateway, connections).await)
+        });
+        // Drops what the drain left, before the last word says that nothing is left.
+        runtime.shutdown_timeout(BLOCKING_GRACE);
+        last_word.dropped = dropped;
+    }
+
+    async fn serve(&self, gateway: Gateway, mut connections: mpsc::Receiver<Accepted>) -> usize {
+        let builder = Arc::new(self.builder());
+        let graceful = GracefulShutdown::new();
+        let tasks = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.drain.cancelled() => break,
+                accepted = connections.recv() => accepted,
+            };
+            let Some(accepted) = accepted else { break };
+            let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
+            let (gateway, header_timeout) = (gateway.clone(), self.limits.header_timeout);
+            tasks.spawn(async move {
+                let Accepted { stream, peer, _counted } = accepted;
+                // Answers are small: without this each could wait 40 ms for the one before.
+                let _ = stream.set_nodelay(true);
+                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                let service = gateway.connection(peer.ip().to_canonical().to_string());
+                let io = TokioIo::new(Prompt::new(stream, header_timeout));
+                let connection = builder.serve_connection(io, service).into_owned();
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%peer, error, "a connection ended by an error");
+                }
+            });
+        }
+        // What was dealt and not yet begun has not been read either: its client can go elsewhere.
+        drop(connections);
+        match tokio::time::timeout(self.config.drain, graceful.shutdown()).await {
+            Ok(()) => 0,
+            Err(_) => tasks.len(),
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let Self { config, limits, .. } = self;
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            // Less than 8 KiB is refused by a panic.
+            .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_per_connection)
+            .max_header_list_size(limits.header_bytes)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(config.keep_alive_interval)
+            .keep_alive_timeout(config.keep_alive_timeout);
+        builder
+    }
+}
+
+/// Says that the worker has ended, also when it panics.
+struct LastWord {
+    worker: usize,
+    dropped: Option<usize>,
+    ended: mpsc::Sender<Ended>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        // There is room for one word of each worker.
+        let _ = self.ended.try_send(Ended { worker: self.worker, dropped: self.dropped });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_panics_is_heard_of() {
+        let (ended, mut ends) = mpsc::channel(1);
+        let last_word = LastWord { worker: 3, dropped: None, ended };
+        let thread = std::thread::spawn(move || {
+            let _last_word = last_word;
+            std::panic::resume_unwind(Box::new("a fault"));
+        });
+        assert!(thread.join().is_err());
+        let end = ends.try_recv().unwrap();
+        assert_eq!((end.worker, end.dropped), (3, None));
+    }
+}

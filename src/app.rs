@@ -1,22 +1,44 @@
 //! The composition root: the only place that names concrete parts.
+//!
+//! Starts them, watches them, stops them. When a part dies, the process ends with an error rather
+//! than go on half alive. SIGTERM: not ready, drain for a bounded time, then the store is closed.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::sync::{oneshot, watch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, LoadedKeyring, Store as StoreConfig, StoreUrl};
 use crate::hash::Hasher;
 use crate::random::{Entropy, OsEntropy};
+use crate::rpc::admin::Admin;
+use crate::rpc::audit::Audit;
 use crate::rpc::auth::{Authenticator, Binding, Credential, TokenDigest};
-use crate::rpc::gateway::Gateway;
+use crate::rpc::gateway::{Health, Rpc};
+use crate::rpc::keys::Keys;
+use crate::rpc::ops::{Ops, Readiness};
+use crate::rpc::serve::{Server, bind};
 use crate::service::{Parts, Service, ServiceMetrics, keyring};
-use crate::store::Store;
-use crate::store::embedded::EmbeddedConfig;
+use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::store::guarded::Guarded;
+use crate::store::redis::{RedisConfig, RedisStore};
+use crate::store::{Store, StoreError};
+
+/// How often the store is asked whether it is there.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How often what has gone is swept out of an embedded store.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How much one sweep takes out, so that commits do not wait long behind it.
+const SWEEP_LIMIT: usize = 512;
 
 /// What runs once the service has started.
 #[derive(Debug, Clone, Copy)]
@@ -27,51 +49,298 @@ pub struct Started {
     pub ops_listen: SocketAddr,
 }
 
-/// Runs the service until SIGTERM.
+/// Runs the service until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it cannot start, or one of its parts dies.
+/// When it cannot start, its store must not be used, or one of its parts dies.
 pub fn run(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config, announce))
+    config.log.start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, announce))
 }
 
 async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let loaded = config.keyring.load()?;
-    let StoreUrl::Embedded(dir) = &config.store.target else { anyhow::bail!("only the embedded store is wired yet") };
-    let store: Arc<dyn Store> = Arc::new(EmbeddedConfig::new(dir).open(&*entropy)?);
-    keyring::reconcile(&*store, &loaded.keyring, &loaded.retired).await?;
+
+    let backend = Backend::open(&config.store, &entropy, &clock)?;
+    let guarded = Guarded::new(backend.store(), Arc::clone(&clock));
+    let hasher = Hasher::new(loaded.keyring.clone(), config.hash, &*entropy)?;
+    let metrics = ServiceMetrics::new();
+
+    let mut registry = Registry::with_prefix("keyclasp");
+    register_build(&mut registry);
+    guarded.register(&mut registry);
+    metrics.register(&mut registry);
+    hasher.register(&mut registry);
+
     let service = Service::new(Parts {
-        store,
-        hasher: Arc::new(Hasher::new(loaded.keyring, config.hash, &*entropy)?),
-        clock,
+        store: Arc::new(guarded),
+        hasher: Arc::new(hasher),
+        clock: Arc::clone(&clock),
         entropy,
         policies: config.realms,
         retention: config.keys.retention,
-        metrics: ServiceMetrics::new(),
+        metrics,
     });
     let bindings = config.callers.into_iter().map(|caller| Binding {
         credential: Credential::Token(TokenDigest::from_bytes(caller.token_sha256)),
         principal: Arc::new(caller.principal),
     });
-    let gateway = Gateway::new(&service, Arc::new(Authenticator::new(bindings)?));
-    let listener = tokio::net::TcpListener::bind(config.server.listen).await.context("server.listen")?;
-    announce(&Started { listen: listener.local_addr()?, ops_listen: config.server.ops_listen });
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    loop {
-        let (stream, peer) = tokio::select! {
-            accepted = listener.accept() => accepted?,
-            _ = terminate.recv() => return Ok(()),
+    let rpc = Rpc::new(Authenticator::new(bindings)?, config.server.limits(), Arc::clone(&clock))?;
+    rpc.metrics().register(&mut registry);
+    let gateways = {
+        let rpc = rpc.clone();
+        move |_worker| {
+            let gateway = rpc
+                .gateway()
+                .keys(Keys::new(service.clone()))
+                .audit(Audit::new(service.clone()))
+                .admin(Admin::new(service.clone()))
+                .build();
+            std::future::ready(Ok(gateway))
+        }
+    };
+    let listener = bind(config.server.listen, "server.listen")?;
+    let ops_listener = bind(config.server.ops_listen, "server.ops_listen")?;
+    let started = Started { listen: listener.local_addr()?, ops_listen: ops_listener.local_addr()? };
+
+    let (said, ready) = watch::channel(Readiness::NotReady("the store has not answered yet".to_owned()));
+    let readiness = Speaker { said, health: rpc.health().clone() };
+    // SIGTERM was seen; and then: no more calls. The ops port goes on until the drain is over.
+    let (stopping, accepting) = (CancellationToken::new(), CancellationToken::new());
+    let mut parts = Watched::default();
+    let (done, drained) = oneshot::channel();
+    parts.watch("the API server", {
+        let server = Server::new(config.server.serving(), rpc.clone(), gateways);
+        let accepting = accepting.clone();
+        async move {
+            let report = server.run(listener, accepting.cancelled_owned()).await?;
+            let _ = done.send(report);
+            Ok(())
+        }
+    });
+    let ops = Ops::new(Arc::new(registry), ready);
+    parts.watch("the ops server", async move { Ok(ops.run(ops_listener, std::future::pending()).await?) });
+    parts.watch("the watch over the store", {
+        let keeper = Keeper {
+            backend: backend.clone(),
+            loaded,
+            require_durable: config.store.require_durable,
+            clock: Arc::clone(&clock),
+            readiness: readiness.clone(),
         };
-        stream.set_nodelay(true)?;
-        let (gateway, origin): (_, Arc<str>) = (gateway.clone(), peer.ip().to_string().into());
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let (gateway, origin) = (gateway.clone(), Arc::clone(&origin));
-                async move { gateway.answer(request, origin).await }
-            });
-            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        let stopping = stopping.clone();
+        async move { stopping.run_until_cancelled_owned(keeper.run()).await.unwrap_or(Ok(())) }
+    });
+    if let Backend::Embedded(store) = &backend {
+        let died = store.writer_died();
+        parts.watch("the writer of the store", async move {
+            died.await;
+            Ok(())
         });
+        parts.watch("the sweeper of the store", sweep(Arc::clone(store), clock));
     }
+    announce(&started);
+    tracing::info!(listen = %started.listen, ops = %started.ops_listen, store = %backend.store().identity().location, "started");
+
+    tokio::select! {
+        ended = parts.first_to_end() => return Err(ended),
+        signal = termination()? => tracing::info!(signal, "stopping"),
+    }
+    // First, so that the watch over the store does not say otherwise while calls end.
+    stopping.cancel();
+    readiness.not_ready("the service is stopping".to_owned()).await;
+    accepting.cancel();
+    let report = drained.await.context("the API server did not say how it ended")?;
+    tracing::info!(dropped = report.dropped, "stopped");
+    Ok(())
+}
+
+/// The concrete store.
+#[derive(Clone)]
+enum Backend {
+    Embedded(Arc<EmbeddedStore>),
+    Redis(Arc<RedisStore>),
+}
+
+impl Backend {
+    fn open(config: &StoreConfig, entropy: &Arc<dyn Entropy>, clock: &Arc<dyn Clock>) -> Result<Self, StoreError> {
+        match &config.target {
+            StoreUrl::Embedded(dir) => {
+                let config = EmbeddedConfig {
+                    audit_max_events: config.audit_max_events,
+                    log_max_entries: config.log_max_entries,
+                    ..EmbeddedConfig::new(dir)
+                };
+                Ok(Self::Embedded(Arc::new(config.open(&**entropy)?)))
+            }
+            StoreUrl::Redis(url) => {
+                let config = RedisConfig {
+                    shards: config.shards,
+                    audit_max_events: u32::try_from(config.audit_max_events).unwrap_or(u32::MAX),
+                    log_max_entries: u32::try_from(config.log_max_entries).unwrap_or(u32::MAX),
+                    ..RedisConfig::new(url.clone())
+                };
+                Ok(Self::Redis(Arc::new(RedisStore::new(config, Arc::clone(entropy), Arc::clone(clock))?)))
+            }
+        }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Embedded(store) => Arc::clone(store) as Arc<dyn Store>,
+            Self::Redis(store) => Arc::clone(store) as Arc<dyn Store>,
+        }
+    }
+
+    /// Whether the store may be used at all: asked before it is first used, and after it was away.
+    async fn check(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Redis(store) => store.check().await,
+        }
+    }
+}
+
+/// Says whether this process serves: on the ops port and in `grpc.health.v1`.
+#[derive(Clone)]
+struct Speaker {
+    said: watch::Sender<Readiness>,
+    health: Health,
+}
+
+impl Speaker {
+    async fn ready(&self) {
+        self.health.set_serving(true).await;
+        self.said.send_replace(Readiness::Ready);
+    }
+
+    async fn not_ready(&self, why: String) {
+        self.health.set_serving(false).await;
+        self.said.send_replace(Readiness::NotReady(why));
+    }
+}
+
+/// Watches over the store: checks it before it is used, and says when it is away and when it is
+/// back. Ends only when the store must not be used.
+struct Keeper {
+    backend: Backend,
+    loaded: LoadedKeyring,
+    require_durable: bool,
+    clock: Arc<dyn Clock>,
+    readiness: Speaker,
+}
+
+impl Keeper {
+    async fn run(self) -> anyhow::Result<()> {
+        // What was said last, so that it is logged once and not twice a second.
+        let mut away: Option<String> = None;
+        let mut checked = false;
+        let mut ticks = tokio::time::interval(PROBE_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let answer = if checked { self.probe().await } else { self.prepare().await };
+            match answer {
+                Ok(()) => {
+                    if !checked || away.is_some() {
+                        tracing::info!("the store answers: ready");
+                        self.readiness.ready().await;
+                    }
+                    (checked, away) = (true, None);
+                }
+                Err(error @ StoreError::Refused(_)) => return Err(error.into()),
+                Err(error) => {
+                    // Whatever comes back may be another store: it is checked like a new one.
+                    checked = false;
+                    let error = error.to_string();
+                    if away.is_none() {
+                        tracing::warn!(error, "not ready");
+                        self.readiness.not_ready(error.clone()).await;
+                    }
+                    away = Some(error);
+                }
+            }
+        }
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.backend.check().await?;
+        let store = self.backend.store();
+        keyring::reconcile(&*store, &self.loaded.keyring, &self.loaded.retired).await?;
+        let durability = store.health(self.clock.now()).await?.durability;
+        if durability.is_durable() {
+            return Ok(());
+        }
+        if self.require_durable {
+            return Err(StoreError::Refused(format!(
+                "store.require_durable: a crash of the store can lose changes that were answered OK: {}; set \
+                 appendonly yes and appendfsync always on it, or store.require_durable = false",
+                durability.text()
+            )));
+        }
+        tracing::warn!(durability = durability.text(), "a crash of the store can lose changes that were answered OK");
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.backend.store().health(self.clock.now()).await.map(drop)
+    }
+}
+
+/// Takes out of an embedded store what has gone, a little at a time.
+async fn sweep(store: Arc<EmbeddedStore>, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match store.sweep(clock.now(), SWEEP_LIMIT).await {
+            // More is left: next time sooner, but not at once, so that commits come in between.
+            Ok(swept) if swept.more => ticks.reset_after(Duration::from_millis(50)),
+            Ok(_) => {}
+            // A full or failing disk shows in every commit; sweeping tries again.
+            Err(error) => tracing::warn!(%error, "nothing was swept"),
+        }
+    }
+}
+
+/// Tasks that must not end while the service runs.
+#[derive(Default)]
+struct Watched {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl Watched {
+    fn watch(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits until one of them has ended, and says why.
+    async fn first_to_end(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok((_, Err(error)))) => error,
+            Some(Ok((name, Ok(())))) => anyhow::anyhow!("{name} ended, and with it the service"),
+            Some(Err(died)) => anyhow::anyhow!("a part of the service died: {died}"),
+            None => anyhow::anyhow!("no part of the service was started"),
+        }
+    }
+}
+
+/// SIGTERM or SIGINT.
+fn termination() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn register_build(registry: &mut Registry) {
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The program that runs", build);
 }

@@ -5,11 +5,11 @@
 //! enough to make a key that passes.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use hmac::{Hmac, KeyInit, Mac};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use quick_cache::sync::Cache;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -196,7 +196,7 @@ pub struct Hasher {
     /// Keys the digests of verified texts; lives and dies with the process.
     seen_key: HmacSha256,
     seen: Cache<(KeyId, u64), [u8; 32]>,
-    argon2_runs: Arc<AtomicU64>,
+    argon2_runs: Counter,
 }
 
 impl fmt::Debug for Hasher {
@@ -216,7 +216,7 @@ impl Hasher {
     pub fn new(keyring: Keyring, profile: Argon2Profile, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
         let mut seen_key = Zeroizing::new([0; 32]);
         entropy.fill(&mut *seen_key)?;
-        Ok(Self { keyring, profile, seen_key: keyed(&*seen_key), seen: Cache::new(SEEN), argon2_runs: Arc::default() })
+        Ok(Self { keyring, profile, seen_key: keyed(&*seen_key), seen: Cache::new(SEEN), argon2_runs: Counter::default() })
     }
 
     /// The keyring.
@@ -227,8 +227,13 @@ impl Hasher {
 
     /// How often Argon2 ran in this process.
     #[must_use]
-    pub fn argon2_runs(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.argon2_runs)
+    pub fn argon2_runs(&self) -> u64 {
+        self.argon2_runs.get()
+    }
+
+    /// Puts the count of Argon2 runs where `/metrics` finds it, under the registry's prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("argon2_runs", "Runs of Argon2, to make or to verify a secret", self.argon2_runs.clone());
     }
 
     /// Makes the text of a new key and what is stored of it.
@@ -288,7 +293,7 @@ impl Hasher {
     }
 
     fn argon2(&self, password: &[u8], id: KeyId, profile: Argon2Profile) -> Result<[u8; 32], HashError> {
-        self.argon2_runs.fetch_add(1, Ordering::Relaxed);
+        self.argon2_runs.inc();
         let params = Params::new(profile.m_kib, profile.t, profile.p, Some(32)).map_err(|_| HashError::Argon2)?;
         let mut output = [0; 32];
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)

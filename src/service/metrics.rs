@@ -59,10 +59,10 @@ impl ServiceMetrics {
         Self { outcomes, by_outcome, mutations }
     }
 
-    /// Puts them where `/metrics` finds them.
+    /// Puts them where `/metrics` finds them, under the registry's prefix, which is `keyclasp`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("keyclasp_validations", "Decisions of ValidateKey by outcome", self.outcomes.clone());
-        registry.register("keyclasp_mutations", "Changes of keys by action", self.mutations.clone());
+        registry.register("validations", "Decisions of ValidateKey by outcome", self.outcomes.clone());
+        registry.register("mutations", "Changes of keys by action", self.mutations.clone());
     }
 
     pub(super) fn decided(&self, outcome: Outcome) {

@@ -11,7 +11,6 @@ use quick_cache::sync::Cache;
 use tokio::sync::Mutex;
 
 use super::error::{Error, ErrorKind};
-use super::validate::Presented;
 use super::{Core, Fence, MAX_CONFLICTS, contention};
 use crate::key::{Action, Actor, ApiKey, Event, KeyId, KeyRecord, Reason};
 use crate::store::{Commit, Effect, Expect, Outcome};
@@ -73,7 +72,7 @@ impl SelfRevocation {
         let core = &*self.core;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let Presented::Ours(record) = core.identify(text, now).await? else { return Err(not_recognized()) };
+            let Ok(record) = core.identify(text, now).await? else { return Err(not_recognized()) };
             let by = Actor::parse(&format!("key:{}", record.id)).map_err(|_| not_recognized())?;
             let change = record.revoke(by.clone(), reason.clone(), now);
             let happened = Event {

@@ -171,9 +171,9 @@ impl Validator {
         let now = core.clock.now();
         let refused = |outcome| Checked { outcome, record: None, now, missing_scopes: Vec::new() };
         let record = match core.identify(check.text, now).await? {
-            Presented::Ours(record) => record,
-            Presented::Malformed => return Ok(refused(Outcome::Malformed)),
-            Presented::Unknown => return Ok(refused(Outcome::Unknown)),
+            Ok(record) => record,
+            Err(NoKey::Malformed) => return Ok(refused(Outcome::Malformed)),
+            Err(NoKey::Unknown) => return Ok(refused(Outcome::Unknown)),
         };
         if !call.principal.may(Right::Validate, &record.realm) {
             return Ok(refused(Outcome::Unknown));
@@ -206,10 +206,8 @@ impl Validator {
     }
 }
 
-/// What a presented text turned out to be.
-pub(super) enum Presented {
-    /// The text of this record's key.
-    Ours(KeyRecord),
+/// Why a presented text is that of no record.
+pub(super) enum NoKey {
     /// Not a key.
     Malformed,
     /// A forgery, or a key whose record is gone.
@@ -218,15 +216,15 @@ pub(super) enum Presented {
 
 impl Core {
     /// Finds the record whose key `text` is.
-    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Presented, Error> {
-        let Ok(parsed) = text.parse() else { return Ok(Presented::Malformed) };
+    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<KeyRecord, NoKey>, Error> {
+        let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
         if !self.hasher.keyring().is_genuine(&parsed) {
-            return Ok(Presented::Unknown);
+            return Ok(Err(NoKey::Unknown));
         }
-        let Some(record) = self.store.get(parsed.id, now).await? else { return Ok(Presented::Unknown) };
+        let Some(record) = self.store.get(parsed.id, now).await? else { return Ok(Err(NoKey::Unknown)) };
         match self.verify(text, parsed, &record).await? {
-            Verdict::Match => Ok(Presented::Ours(record)),
-            Verdict::Mismatch => Ok(Presented::Unknown),
+            Verdict::Match => Ok(Ok(record)),
+            Verdict::Mismatch => Ok(Err(NoKey::Unknown)),
             Verdict::Undecidable => Err(Error {
                 internal: Some(format!(
                     "key {}: its pepper {} is not in the keyring, or its hash costs {:?} are beyond bearing",

@@ -270,7 +270,8 @@ pub struct ListCursor {
 pub struct ListPage {
     /// The records.
     pub records: Vec<KeyRecord>,
-    /// Where to go on; none: this was the end.
+    /// Where to go on; none: this was the end. A page may be short, even empty, and still have more
+    /// behind it: a store looks at a bounded number of records per call.
     pub next: Option<ListCursor>,
 }
 

@@ -49,7 +49,7 @@ fn a_kill_loses_nothing_that_was_answered() {
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let [after, _] = bytes::<2>(&OsEntropy).unwrap().map(usize::from);
         let mut lines = String::new();
-        while lines.matches("OK ").count() <= after {
+        while lines.matches("+OK ").count() <= after {
             assert_ne!(output.read_line(&mut lines).unwrap(), 0, "the writer ended by itself: {lines}");
         }
         child.kill().unwrap();
@@ -64,7 +64,7 @@ fn a_kill_loses_nothing_that_was_answered() {
 
 /// What a whole line of the child says was answered OK.
 fn pair(line: &str) -> Option<(KeyId, KeyId)> {
-    let (one, other) = line.strip_suffix('\n')?.split_once("OK ")?.1.split_once(' ')?;
+    let (one, other) = line.strip_suffix('\n')?.split_once("+OK ")?.1.split_once(' ')?;
     Some((one.parse().unwrap(), other.parse().unwrap()))
 }
 
@@ -88,7 +88,15 @@ fn check(dir: &Path, answered: &BTreeSet<(KeyId, KeyId)>, now: Timestamp) {
         }
         let mut listed = 0;
         for writer in 0..WRITERS {
-            listed += store.list(&owner(writer).list(1_000_000), now).await.unwrap().records.len();
+            let mut query = owner(writer).list(1_000);
+            loop {
+                let page = store.list(&query, now).await.unwrap();
+                listed += page.records.len();
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+            }
         }
         let filter = AuditFilter::default();
         let mut query = AuditQuery { shard: 0, after: None, newest_first: false, filter, limit: 1_000 };
@@ -121,7 +129,7 @@ async fn writes_until_it_is_killed() {
                 let events = pair.iter().map(|record| sample::event(record, keyclasp::key::Action::Created)).collect();
                 let commit = Commit { events, ..sample::commit(pair.iter().map(sample::creation).collect()) };
                 assert!(matches!(store.commit(&commit, now).await, Ok(Outcome::Done(_))));
-                println!("OK {} {}", pair[0].id, pair[1].id);
+                println!("+OK {} {}", pair[0].id, pair[1].id);
             }
         });
     }

@@ -1,0 +1,125 @@
+//! The process: starting, being ready, refusing, stopping.
+
+use std::net::TcpListener;
+
+use serde_json::json;
+
+use crate::support::json::call;
+use crate::support::redis::RedisServer;
+use crate::support::server::Keyclasp;
+
+#[test]
+fn it_starts_answers_and_stops_with_exit_code_zero() {
+    let mut server = Keyclasp::start();
+    assert_eq!(server.get("/livez").0, 200);
+    assert_eq!(server.get("/readyz").0, 200);
+    assert_eq!(server.get("/elsewhere").0, 404);
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    let (status, made) = call(server.listen(), &server.token(), "KeyService/CreateKey", &create);
+    assert_eq!(status, 200, "{made}");
+    let (_, checked) =
+        call(server.listen(), &server.token(), "KeyService/ValidateKey", &json!({"apiKey": made["apiKey"]}));
+    assert_eq!(checked["outcome"], "OUTCOME_VALID");
+    let (_, metrics) = server.get("/metrics");
+    for expected in [
+        "keyclasp_validations_total{outcome=\"valid\"} 1",
+        "keyclasp_mutations_total{action=\"created\"} 1",
+        "keyclasp_argon2_runs_total 2",
+        "keyclasp_build_info{version=",
+        "keyclasp_store_calls_total{",
+        "keyclasp_rpc_calls_total{",
+        "keyclasp_rpc_in_flight",
+    ] {
+        assert!(metrics.contains(expected), "{expected} is missing in\n{metrics}");
+    }
+    assert!(server.terminate().success(), "{}", server.log());
+}
+
+#[test]
+fn what_was_made_is_there_after_a_restart() {
+    let mut server = Keyclasp::start();
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    let (_, made) = call(server.listen(), &server.token(), "KeyService/CreateKey", &create);
+    server.kill9();
+    let server = server.start_again();
+    let (_, checked) =
+        call(server.listen(), &server.token(), "KeyService/ValidateKey", &json!({"apiKey": made["apiKey"]}));
+    assert_eq!(checked["outcome"], "OUTCOME_VALID", "{checked}");
+}
+
+#[test]
+fn a_second_process_on_the_port_is_refused_clearly() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (status, log) = Keyclasp::set_up().env("KEYCLASP_SERVER__LISTEN", &address).start_refused();
+    assert!(!status.success());
+    assert!(log.contains("server.listen") && log.contains(&taken.local_addr().unwrap().port().to_string()), "{log}");
+}
+
+#[test]
+fn a_second_process_on_the_embedded_store_is_refused_clearly() {
+    let server = Keyclasp::start();
+    let url = format!("file://{}", server.dir().display());
+    let (status, log) = Keyclasp::set_up().env("KEYCLASP_STORE__URL", &url).start_refused();
+    assert!(!status.success());
+    assert!(log.contains(&server.dir().display().to_string()), "{log}");
+}
+
+#[test]
+fn a_listener_that_others_reach_without_tls_needs_insecure() {
+    let (status, log) = Keyclasp::set_up().env("KEYCLASP_SERVER__LISTEN", "0.0.0.0:0").start_refused();
+    assert!(!status.success());
+    assert!(log.contains("server.insecure"), "{log}");
+    let server = Keyclasp::set_up()
+        .env("KEYCLASP_SERVER__LISTEN", "0.0.0.0:0")
+        .env("KEYCLASP_SERVER__INSECURE", "true")
+        .start();
+    assert!(server.is_ready());
+}
+
+#[test]
+fn it_waits_for_a_redis_that_is_not_there_yet_and_recovers_when_it_comes_back() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let mut server = Keyclasp::set_up().store(&redis.url()).start_unready();
+    let list = json!({"realm": "acme"});
+    let (token, address) = (server.token(), server.listen());
+    assert_eq!(server.get("/livez").0, 200);
+    assert_eq!(server.get("/readyz").0, 503);
+    let (status, error) = call(address, &token, "KeyService/ListKeys", &list);
+    assert_eq!((status, error["code"].as_str()), (503, Some("unavailable")), "{error}");
+    redis.start_again();
+    server.wait_ready();
+    assert_eq!(call(address, &token, "KeyService/ListKeys", &list).0, 200);
+
+    redis.kill();
+    let gone = crate::support::eventually(std::time::Duration::from_secs(20), || (!server.is_ready()).then_some(()));
+    assert!(gone.is_some(), "it says that it is ready without a store");
+    redis.start_again();
+    server.wait_ready();
+    assert!(server.terminate().success(), "{}", server.log());
+}
+
+#[test]
+fn a_store_that_must_be_refused_ends_the_process() {
+    let redis = RedisServer::start_with(&["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
+    let (status, log) = Keyclasp::set_up().store(&redis.url()).start_refused();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("noeviction"), "{log}");
+
+    let redis = RedisServer::start();
+    let (status, log) =
+        Keyclasp::set_up().store(&redis.url()).env("KEYCLASP_STORE__REQUIRE_DURABLE", "true").start_refused();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("store.require_durable") && log.contains("appendfsync always"), "{log}");
+}
+
+#[test]
+fn replicas_with_different_peppers_do_not_share_a_store() {
+    let redis = RedisServer::start();
+    let first = Keyclasp::set_up().store(&redis.url()).start();
+    let (status, log) = Keyclasp::set_up().store(&redis.url()).start_refused();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("keyring.file"), "{log}");
+    assert!(first.is_ready());
+}

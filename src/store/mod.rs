@@ -19,6 +19,7 @@ use async_trait::async_trait;
 pub mod conformance;
 pub mod embedded;
 pub mod guarded;
+pub mod redis;
 
 use crate::clock::Timestamp;
 use crate::key::codec::{CodecError, IdempotencyEntry};

@@ -1,0 +1,239 @@
+//! The scripts, and what they answer.
+//!
+//! A script is called by its digest. A server that does not know it (it is new, or somebody said
+//! SCRIPT FLUSH) has run nothing, so it is then called by its text; see `connection`.
+
+use redis::{Cmd, Value};
+use sha2::{Digest, Sha256};
+
+use crate::key::codec::CodecError;
+use crate::store::{Epoch, StoreError};
+
+/// Reads; run on a full server too.
+const READS: &str = "#!lua flags=no-writes\n";
+/// Writes what adds: a full server refuses.
+const ADDS: &str = "#!lua\n";
+/// Writes what takes away: a full server lets it through.
+const TAKES_AWAY: &str = "#!lua flags=allow-oom\n";
+
+macro_rules! script {
+    ($header:expr, $file:literal) => {
+        Script::new(&[$header, include_str!("scripts/fence.lua"), include_str!(concat!("scripts/", $file))])
+    };
+}
+
+/// Every script.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) hello: Script,
+    pub(super) get: Script,
+    pub(super) list: Script,
+    pub(super) sweep: Script,
+    pub(super) log: Script,
+    pub(super) audit: Script,
+    pub(super) scan: Script,
+    pub(super) commit_adds: Script,
+    pub(super) commit_takes_away: Script,
+}
+
+impl Scripts {
+    /// All of them.
+    pub(super) fn new() -> Self {
+        Self {
+            hello: script!(TAKES_AWAY, "hello.lua"),
+            get: script!(READS, "get.lua"),
+            list: script!(READS, "list.lua"),
+            sweep: script!(TAKES_AWAY, "sweep.lua"),
+            log: script!(READS, "log.lua"),
+            audit: script!(READS, "audit.lua"),
+            scan: script!(READS, "scan.lua"),
+            commit_adds: script!(ADDS, "commit.lua"),
+            commit_takes_away: script!(TAKES_AWAY, "commit.lua"),
+        }
+    }
+}
+
+/// A text and its digest.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+    digest: String,
+}
+
+impl Script {
+    fn new(parts: &[&str]) -> Self {
+        let text = parts.concat();
+        let digest = redis::Script::new(&text).get_hash().to_owned();
+        Self { text, digest }
+    }
+
+    /// A call of it.
+    pub(super) fn call(&self, keys: Vec<String>, args: Vec<Vec<u8>>) -> Call<'_> {
+        Call { script: self, keys, args }
+    }
+}
+
+/// A script with its keys and arguments.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call<'_> {
+    /// The call by digest.
+    pub(super) fn by_digest(&self) -> Cmd {
+        self.command("EVALSHA", &self.script.digest)
+    }
+
+    /// The call by text.
+    pub(super) fn by_text(&self) -> Cmd {
+        self.command("EVAL", &self.script.text)
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys);
+        for arg in &self.args {
+            command.arg(arg.as_slice());
+        }
+        command
+    }
+}
+
+/// Which history of a shard a script ran in: the replid of the node that began it, and 16 random
+/// bytes. Written by that node when it found none of its own, so it is new after a failover, a
+/// restart and a FLUSHALL alike.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Incarnation([u8; Self::LEN]);
+
+impl Incarnation {
+    pub(super) const LEN: usize = 56;
+
+    pub(super) const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// SHA-256(replid ‖ random).
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(Sha256::digest(self.0).into())
+    }
+}
+
+impl std::fmt::Debug for Incarnation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.epoch().fmt(f)
+    }
+}
+
+/// What a script answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It ran.
+    Ok(Incarnation, Values),
+    /// The node is no primary.
+    NotPrimary,
+    /// The shard has no incarnation of this node's own.
+    Lost,
+    /// The shard has another incarnation than was expected.
+    Changed(Incarnation),
+    /// Commit: a record is not what was expected.
+    Conflict,
+    /// Commit: the idempotency slot holds this entry.
+    Replay(Vec<u8>),
+    /// Commit: the owner has too many living keys.
+    OwnerFull,
+    /// Commit: the header of a record cannot be read. Its id, then the header.
+    Unreadable(Vec<u8>, Vec<u8>),
+}
+
+impl Answer {
+    /// Reads an answer.
+    pub(super) fn parse(value: Value) -> Result<Self, StoreError> {
+        let mut values = Values::of(value)?;
+        let status = values.bytes()?;
+        Ok(match status.as_slice() {
+            b"role" => Self::NotPrimary,
+            b"lost" => Self::Lost,
+            status => {
+                let incarnation = values.incarnation()?;
+                match status {
+                    b"ok" => Self::Ok(incarnation, values),
+                    b"epoch" => Self::Changed(incarnation),
+                    b"conflict" => Self::Conflict,
+                    b"replay" => Self::Replay(values.bytes()?),
+                    b"full" => Self::OwnerFull,
+                    b"unreadable" => Self::Unreadable(values.bytes()?, values.bytes()?),
+                    _ => return Err(unexpected("a script's answer")),
+                }
+            }
+        })
+    }
+}
+
+/// The values of an array, taken one after the other, each as what it must be.
+#[derive(Debug)]
+pub(super) struct Values(std::vec::IntoIter<Value>);
+
+impl Values {
+    /// Those of an array.
+    pub(super) fn of(value: Value) -> Result<Self, StoreError> {
+        match value {
+            Value::Array(values) => Ok(Self(values.into_iter())),
+            _ => Err(unexpected("an array")),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    pub(super) fn optional_bytes(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.0.next() {
+            Some(Value::BulkString(bytes)) => Ok(Some(bytes)),
+            Some(Value::SimpleString(text)) => Ok(Some(text.into_bytes())),
+            Some(Value::Nil) => Ok(None),
+            _ => Err(unexpected("a string")),
+        }
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
+        self.optional_bytes()?.ok_or_else(|| unexpected("a string"))
+    }
+
+    /// A whole number, written as text or not.
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
+        match self.0.next() {
+            Some(Value::Int(number)) => u64::try_from(number).ok(),
+            Some(Value::BulkString(bytes)) => std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()),
+            _ => None,
+        }
+        .ok_or_else(|| unexpected("a number"))
+    }
+
+    pub(super) fn array(&mut self) -> Result<Self, StoreError> {
+        Self::of(self.0.next().unwrap_or_default())
+    }
+
+    fn incarnation(&mut self) -> Result<Incarnation, StoreError> {
+        let bytes = self.bytes()?;
+        let error = || CodecError::Damaged(format!("{} bytes where {} are written", bytes.len(), Incarnation::LEN));
+        bytes
+            .as_slice()
+            .try_into()
+            .map(Incarnation)
+            .map_err(|_| StoreError::Unreadable { what: "an incarnation".to_owned(), error: error() })
+    }
+}
+
+/// Redis, or what stands in for it, answered something else than it was asked.
+pub(super) fn unexpected(what: &str) -> StoreError {
+    StoreError::Unavailable(format!(
+        "it answered something else than {what}; check that store.url leads to a Redis and to no proxy before it"
+    ))
+}

@@ -7,5 +7,6 @@ mod model;
 mod store_embedded;
 mod store_embedded_kill;
 mod store_guarded;
+mod store_redis;
 mod support;
 mod vectors;

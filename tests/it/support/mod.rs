@@ -2,5 +2,6 @@
 
 pub(crate) mod api;
 mod dir;
+pub(crate) mod redis;
 
 pub(crate) use dir::TempDir;

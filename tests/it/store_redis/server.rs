@@ -1,0 +1,87 @@
+//! Which servers will do, and what is said about them.
+
+use super::*;
+
+#[tokio::test]
+async fn what_cannot_be_relied_on_is_refused_with_its_remedy() {
+    let refused = async |config: RedisConfig| match connect(config).await {
+        Err(StoreError::Refused(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let server = RedisServer::start_with(&["maxmemory-policy", "allkeys-lru"]);
+    let text = refused(config(&server, 1)).await;
+    assert!(text.contains("allkeys-lru") && text.contains("noeviction"), "{text}");
+
+    server.run(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    connect(config(&server, 4)).await.unwrap();
+    let text = refused(config(&server, 1)).await;
+    assert!(
+        text.contains("made with 4 shards") && text.contains("says 1") && text.contains("store.shards = 4"),
+        "{text}"
+    );
+    connect(config(&server, 4)).await.unwrap();
+
+    let replica = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", server.port())]);
+    let text = refused(config(&replica, 4)).await;
+    assert!(text.contains("replica of 127.0.0.1") && text.contains("primary"), "{text}");
+
+    server.run(&["CONFIG", "SET", "requirepass", "right"]);
+    let with = |password: &str| RedisConfig {
+        url: RedisUrl::parse(&server.url()).unwrap().with_password(password),
+        ..RedisConfig::new(RedisUrl::parse("redis://unused").unwrap())
+    };
+    for config in [with("s3cret"), config(&server, 4)] {
+        let text = refused(config).await;
+        assert!(text.contains("user and password") && !text.contains("s3cret"), "{text}");
+    }
+    connect(RedisConfig { shards: Shards::parse(4).unwrap(), ..with("right") }).await.unwrap();
+}
+
+/// The least that keyclasp's user must be allowed, which is what the documentation tells.
+#[tokio::test]
+async fn a_user_with_few_rights_is_enough() {
+    let server = RedisServer::start();
+    let user = "ACL SETUSER keyclasp on >s3cret ~kc:* resetchannels -@all +@connection +eval +evalsha +info +time \
+                +hget +hgetall +hsetnx +hdel +get +mget +getrange +set +exists +incrby +xadd +xrange +xrevrange +zadd \
+                +zcard +zcount +zrange +zrandmember +zrem +zscore +persist +pexpire +scan";
+    server.run(&user.split_whitespace().collect::<Vec<_>>());
+    let url = format!("redis://keyclasp:s3cret@127.0.0.1:{}", server.port());
+    let store = connect(RedisConfig::new(RedisUrl::parse(&url).unwrap())).await.unwrap();
+    let ending = Write { gone_at: Some(now().after(DAY)), ..sample::creation(&ada().record(1, now())) };
+    done(&store, &Commit { guard: Some(ada().guard(5)), ..sample::commit(vec![ending]) }).await;
+    server.run(&["DEL", &record_key(ada().id(1), 1)]);
+    assert_eq!(verbs_that_answer(&store).await.len(), VERBS);
+    server.run(&["CONFIG", "SET", "appendonly", "yes"]);
+    assert!(matches!(store.health(now()).await.unwrap().durability, Durability::Unknown(_)));
+}
+
+#[tokio::test]
+async fn a_unix_socket_and_a_database_of_its_own_will_do() {
+    let server = RedisServer::start();
+    let url = format!("unix://{}?db=3", server.socket().display());
+    let store = connect(RedisConfig::new(RedisUrl::parse(&url).unwrap())).await.unwrap();
+    let record = ada().record(1, now());
+    create(&store, &record).await;
+    assert_eq!(store.get(record.id, now()).await.unwrap(), Some(record));
+    assert_eq!(store.identity().location, url);
+    assert!(server.command::<String>(&["INFO", "keyspace"]).contains("db3:"));
+    assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);
+}
+
+#[tokio::test]
+async fn health_says_what_this_redis_is() {
+    let OnRedis { server, store } = start(&["maxmemory", "100mb"]).await;
+    let health = store.health(now()).await.unwrap();
+    assert_eq!(health.role, "primary");
+    assert!(health.version.starts_with("Redis ") || health.version.starts_with("Valkey "), "{}", health.version);
+    assert!(matches!(&health.durability, Durability::Lossy(text) if text.contains("loses everything")));
+    assert!(!health.evicts && health.fullness.is_some_and(|fullness| fullness > 0.0 && fullness < 1.0));
+    let offset = health.clock.unwrap().since(now()).max(now().since(health.clock.unwrap()));
+    assert!(offset < Duration::from_secs(60), "{offset:?}");
+    server.run(&["CONFIG", "SET", "save", "3600 1"]);
+    let text = store.health(now()).await.unwrap().durability;
+    assert!(matches!(&text, Durability::Lossy(text) if text.contains("3600 1")), "{text:?}");
+    server.run(&["CONFIG", "SET", "appendonly", "yes"]);
+    let text = store.health(now()).await.unwrap().durability;
+    assert!(matches!(&text, Durability::Lossy(text) if text.contains("one second")), "{text:?}");
+}

@@ -31,7 +31,7 @@ pub(super) enum Step {
 /// What was made.
 pub(super) enum Issued {
     /// By CreateKey.
-    Created(v1::CreateKeyResponse),
+    Created(Box<v1::CreateKeyResponse>),
     /// By RotateKey.
     Rotated(Box<v1::RotateKeyResponse>),
 }
@@ -110,7 +110,7 @@ impl Step {
         match self {
             Self::Create(request) => {
                 let call = client.request(request.clone());
-                client.answer(client.keys().create_key(call)).await.map(Issued::Created)
+                client.answer(client.keys().create_key(call)).await.map(|response| Issued::Created(Box::new(response)))
             }
             Self::Rotate(request) => {
                 let call = client.request(request.clone());

@@ -114,7 +114,7 @@ pub(super) fn issued(issued: &Issued, out: &mut Out) -> Result<(), Failure> {
         Table::of_fields(fields)
     };
     match issued {
-        Issued::Created(response) => out.answer("CreateKeyResponse", response, table)?,
+        Issued::Created(response) => out.answer("CreateKeyResponse", response.as_ref(), table)?,
         Issued::Rotated(response) => out.answer("RotateKeyResponse", response.as_ref(), table)?,
     }
     if text.is_empty() {

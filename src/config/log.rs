@@ -1,6 +1,5 @@
 //! `[log]`: what is said on standard error, and how.
 
-use std::fmt;
 use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
@@ -8,10 +7,11 @@ use tracing_subscriber::EnvFilter;
 use super::setting::{Fault, Setting, section};
 use super::source::Raw;
 use super::types::text;
+use crate::telemetry::{LogConfig, LogFormat};
 
 section! {
     /// The log, on standard error. It never holds a secret.
-    ["log"] pub struct Log {
+    ["log"] pub(super) struct Log {
         /// How a line looks: `human` or `json`.
         format: LogFormat = "human",
         /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or directives such as `info,keyclasp=debug`.
@@ -20,13 +20,11 @@ section! {
     check |_, _| {}
 }
 
-/// How a line of the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
+impl Log {
+    /// As the logger takes it.
+    pub(super) fn config(self) -> LogConfig {
+        LogConfig { format: self.format, filter: self.level.0 }
+    }
 }
 
 impl Setting for LogFormat {
@@ -47,23 +45,9 @@ impl Setting for LogFormat {
     }
 }
 
-/// What is logged: directives that a filter can be built from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogFilter(String);
-
-impl LogFilter {
-    /// A filter.
-    #[must_use]
-    pub fn filter(&self) -> EnvFilter {
-        EnvFilter::new(&self.0)
-    }
-}
-
-impl fmt::Display for LogFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
+/// Directives that a filter can be built from.
+#[derive(Debug, Clone)]
+pub(super) struct LogFilter(String);
 
 impl Setting for LogFilter {
     fn form() -> String {

@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 
 pub use callers::Caller;
 pub use keyring::{KeyringFile, KeyringFileError, LoadedKeyring};
-pub use log::{Log, LogFilter, LogFormat};
 pub use peppers::{PepperEntry, Peppers};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
@@ -39,6 +38,7 @@ pub use types::{Number, owner_kind_name, parse_owner};
 use crate::key::Argon2Profile;
 use crate::service::Policies;
 use crate::service::status::Finding;
+use crate::telemetry::LogConfig;
 use setting::{Section, read, section};
 
 /// Name of the configuration file that `init` writes.
@@ -113,7 +113,7 @@ pub struct Config {
     /// The file of peppers.
     pub keyring: KeyringFile,
     /// The log.
-    pub log: Log,
+    pub log: LogConfig,
     /// Policies.
     pub realms: Policies,
     /// Who may call.
@@ -175,7 +175,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let keys = read_section::<Keys>(&keys, &base, problems);
     let hash = read_section::<hash::Hash>(&hash, &base, problems);
     let keyring = read_section::<keyring::KeyringSection>(&keyring, &base, problems);
-    let log = read_section::<Log>(&log, &base, problems);
+    let log = read_section::<log::Log>(&log, &base, problems);
     let realms = realms::realms(realms, &base, problems);
     let mut callers = callers::callers(callers, &base, problems);
 
@@ -198,7 +198,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
         keys: keys?,
         hash: hash?.profile(),
         keyring: KeyringFile::new(keyring?.file),
-        log: log?,
+        log: log?.config(),
         realms: realms?,
         callers,
     })

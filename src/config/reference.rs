@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::setting::{Declared, Section};
-use super::{Keys, Log, Server, Top, callers, hash, keyring, realms, store};
+use super::{Keys, Server, Top, callers, hash, keyring, log, realms, store};
 
 /// Widest line of a comment.
 const WIDTH: usize = 100;
@@ -39,7 +39,7 @@ fn sections() -> Vec<Documented> {
         documented::<Keys>(Kind::Table),
         documented::<hash::Hash>(Kind::Table),
         documented::<keyring::KeyringSection>(Kind::Table),
-        documented::<Log>(Kind::Table),
+        documented::<log::Log>(Kind::Table),
         documented::<realms::RealmSection>(Kind::Table),
         documented::<callers::CallerSection>(Kind::Array),
         documented::<callers::GrantSection>(Kind::Array),

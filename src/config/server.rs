@@ -25,13 +25,15 @@ section! {
         /// Largest sum of a request's headers, in bytes.
         max_header_bytes: Number<4_096, 1_048_576> = 16_384,
         /// Calls at once on one connection.
-        max_streams: Number<1, 65_536> = 512,
+        max_streams: Number<1, 65_536> = 256,
         /// Connections at once.
-        max_connections: Number<1, 1_000_000> = 8_192,
+        max_connections: Number<1, 1_000_000> = 10_000,
         /// Calls at once; those beyond are refused with RESOURCE_EXHAUSTED.
-        max_in_flight: Number<1, 1_000_000> = 2_048,
+        max_in_flight: Number<1, 1_000_000> = 4_096,
         /// Time that a call has if the caller sets no deadline.
         default_deadline: Duration = "15s",
+        /// Most time that a call has, whatever deadline the caller sets.
+        max_deadline: Duration = "60s",
     }
     check |server, reader| {
         if !server.listen.ip().is_loopback() && !server.insecure {
@@ -40,6 +42,9 @@ section! {
                 format!("is {}, which other machines may reach, and there is no TLS", server.listen),
                 "listen on 127.0.0.1, or set server.insecure = true behind a proxy or mesh that encrypts",
             );
+        }
+        if server.default_deadline > server.max_deadline {
+            reader.refuse("default_deadline", "is longer than max_deadline", "shorten it, or raise max_deadline");
         }
         if server.listen == server.ops_listen && server.listen.port() != 0 {
             reader.refuse("ops_listen", "is the same as server.listen", "give it a port of its own");

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::scratch::Scratch;
-use super::{Config, LogFormat, Place, RedisEndpoint, Sources, StoreUrl, reference};
+use super::{Config, Place, RedisEndpoint, Sources, StoreUrl, reference};
 use crate::key::{Argon2Profile, Caps, OwnerKind, OwnerRef, Policy, Realm, Scope};
 use crate::service::access::{Grant, Realms, Right, Role};
+use crate::telemetry::LogFormat;
 
 const DIGEST: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
 
@@ -238,7 +239,7 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place_and_remedy() {
     let expected = [
         "keyclasp.toml:2: server.listen is not an IP address and a port: write it as \"127.0.0.1:7413\" or \"[::]:7413\"",
         "keyclasp.toml:3: server.port is not a setting: remove it, or use one of listen, ops_listen, insecure, workers, \
-         drain, max_message_bytes, max_header_bytes, max_streams, max_connections, max_in_flight, default_deadline",
+         drain, max_message_bytes, max_header_bytes, max_streams, max_connections, max_in_flight, default_deadline, max_deadline",
         "keyclasp.toml:4: server.workers is not a whole number from 0 to 1024: choose a number in that range",
         "keyclasp.toml:5: server.drain is not a duration of more than nothing: write it as \"90d\", \"12h\" or \"500ms\"",
         "keyclasp.toml:7: store.url is not the URL of a store that can be used: Cluster is not supported yet; use one \
@@ -266,6 +267,7 @@ fn settings_that_contradict_each_other_are_refused() {
     };
     one("[server]\nlisten = \"0.0.0.0:1\"", "server.insecure = true");
     one("[server]\nlisten = \"127.0.0.1:1\"\nops_listen = \"127.0.0.1:1\"", "a port of its own");
+    one("[server]\ndefault_deadline = \"2m\"", "longer than max_deadline");
     one("[server]\nlisten = \"[2001:db8::1]:1\"", "there is no TLS");
     one("[store]\npassword_file = \"x\"", "embedded store");
     one("[store]\nurl = \"redis://:a@h\"\npassword_file = \"x\"", "holds a password as well");

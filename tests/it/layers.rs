@@ -35,7 +35,8 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 /// The modules of this crate that `source` names: `crate::X`, and `keyclasp::X` in the binary.
 /// Comments do not count.
 fn used_by(source: &str) -> BTreeSet<String> {
-    let code: String = source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let code: String =
+        source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut used = BTreeSet::new();
     for root in ["crate::", "keyclasp::"] {
         for (at, _) in code.match_indices(root) {
@@ -70,7 +71,10 @@ fn dependencies_point_one_way() {
             continue;
         }
         let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == module) else {
-            wrong.push(format!("{} belongs to no known module; add `{module}` to this test and to docs/ARCHITECTURE.md", path.display()));
+            wrong.push(format!(
+                "{} belongs to no known module; add `{module}` to this test and to docs/ARCHITECTURE.md",
+                path.display()
+            ));
             continue;
         };
         seen.insert(module.clone());
@@ -104,7 +108,8 @@ fn only_the_composition_root_names_concrete_stores() {
 
 #[test]
 fn the_scanner_sees_what_it_must() {
-    let source = "use crate::key::{A, B};\nuse crate::{rpc, store::X};\n// crate::service\nlet x = keyclasp::cli::run();";
+    let source =
+        "use crate::key::{A, B};\nuse crate::{rpc, store::X};\n// crate::service\nlet x = keyclasp::cli::run();";
     let used: Vec<_> = used_by(source).into_iter().collect();
     assert_eq!(used, ["cli", "key", "rpc", "store"]);
 }

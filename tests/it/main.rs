@@ -3,7 +3,10 @@
 #![cfg(test)]
 
 mod access;
+mod cmd;
+mod layers;
 mod model;
+mod readme;
 mod store_embedded;
 mod store_embedded_kill;
 mod store_guarded;

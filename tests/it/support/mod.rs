@@ -2,6 +2,26 @@
 
 pub(crate) mod api;
 mod dir;
-pub(crate) mod redis;
+pub(crate) mod server;
+pub(crate) mod shell;
+
+use std::time::Duration;
+
+use keyclasp::clock::{Clock, SystemClock};
 
 pub(crate) use dir::TempDir;
+
+/// Asks until there is an answer. None: there was none within `bound`.
+pub(crate) fn eventually<T>(bound: Duration, mut answer: impl FnMut() -> Option<T>) -> Option<T> {
+    let clock = SystemClock::new();
+    loop {
+        let late = clock.elapsed() > bound;
+        if let Some(answer) = answer() {
+            return Some(answer);
+        }
+        if late {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

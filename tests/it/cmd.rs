@@ -1,0 +1,44 @@
+//! Transcripts of the command line: each file in `tests/cmd` is run against a server of its own.
+
+use std::path::Path;
+
+use super::support::server::Keyclasp;
+use super::support::shell;
+
+/// Runs `tests/cmd/NAME.md`. A file that says `<!-- no server -->` needs none.
+fn transcript(name: &str) {
+    let file = format!("tests/cmd/{name}.md");
+    let markdown = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)).unwrap();
+    let steps = shell::steps(&markdown);
+    assert!(!steps.is_empty(), "{file} has no commands");
+    let server = (!markdown.contains("<!-- no server -->")).then(|| Keyclasp::set_up().start_unready());
+    if let Err(report) = shell::run(&file, &steps, server.as_ref()) {
+        panic!("{report}\n{}", server.map(|server| format!("The server said:\n{}", server.log())).unwrap_or_default());
+    }
+}
+
+macro_rules! transcripts {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            transcript(stringify!($name));
+        })*
+
+        const ALL: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+transcripts! {
+    audit config doctor errors init keyring keys output revoke_all validate
+}
+
+#[test]
+fn every_transcript_is_run() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd");
+    let mut found: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    found.sort();
+    assert_eq!(found, ALL);
+}

@@ -216,7 +216,13 @@ impl Hasher {
     pub fn new(keyring: Keyring, profile: Argon2Profile, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
         let mut seen_key = Zeroizing::new([0; 32]);
         entropy.fill(&mut *seen_key)?;
-        Ok(Self { keyring, profile, seen_key: keyed(&*seen_key), seen: Cache::new(SEEN), argon2_runs: Counter::default() })
+        Ok(Self {
+            keyring,
+            profile,
+            seen_key: keyed(&*seen_key),
+            seen: Cache::new(SEEN),
+            argon2_runs: Counter::default(),
+        })
     }
 
     /// The keyring.

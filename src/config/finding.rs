@@ -35,7 +35,7 @@ pub(super) fn of(config: &Config) -> Vec<Finding> {
         findings.extend(readable_by_others(path, what));
     }
     if let (StoreUrl::Redis(address), Some(file)) = (&config.store.target, &config.file)
-        && address.password.is_some()
+        && address.has_password()
     {
         findings.extend(readable_by_others(file, "perhaps the store's password"));
     }

@@ -32,7 +32,7 @@ pub use reference::reference;
 pub use server::Server;
 pub use setup::{Created, SetupError, complete, init};
 pub use source::Place;
-pub use store::{Keys, RedisAddress, RedisEndpoint, Secret, Store, StoreUrl};
+pub use store::{Keys, Store, StoreUrl};
 pub use types::{Number, owner_kind_name, parse_owner};
 
 use crate::key::Argon2Profile;
@@ -211,15 +211,15 @@ fn read_section<S: Section>(table: &source::Table, base: &Path, problems: &mut P
 /// With the password read and the default filled in.
 fn whole_store(section: store::StoreSection, data_dir: &Path, place: Place, problems: &mut Problems) -> Store {
     let mut target = section.url.unwrap_or_else(|| StoreUrl::Embedded(data_dir.to_owned()));
-    if let (StoreUrl::Redis(address), Some(path)) = (&mut target, &section.password_file)
-        && address.password.is_none()
+    if let (StoreUrl::Redis(url), Some(path)) = (&target, &section.password_file)
+        && !url.has_password()
         && let Some(text) = source::read(path, "store.password_file", place, problems)
     {
-        address.password = Some(Secret::new(text.strip_suffix('\n').unwrap_or(&text).to_owned()));
+        target = StoreUrl::Redis(url.clone().with_password(text.strip_suffix('\n').unwrap_or(&text)));
     }
     Store {
         target,
-        shards: section.shards.0,
+        shards: section.shards,
         audit_max_events: section.audit_max_events.get().into(),
         log_max_entries: section.log_max_entries.get().into(),
         require_durable: section.require_durable,

@@ -1,10 +1,14 @@
 //! `[server]`: where it listens, and how much it takes on.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::setting::section;
 use super::types::Number;
+use crate::rpc::deadline::Deadlines;
+use crate::rpc::limits::ServerLimits;
+use crate::rpc::serve::ServeConfig;
 
 section! {
     /// Where the service listens, and how much it takes on at once.
@@ -50,4 +54,34 @@ section! {
             reader.refuse("ops_listen", "is the same as server.listen", "give it a port of its own");
         }
     }
+}
+
+impl Server {
+    /// The bounds, as the API takes them.
+    #[must_use]
+    pub fn limits(&self) -> ServerLimits {
+        ServerLimits {
+            message_bytes: size(self.max_message_bytes.get()),
+            header_bytes: self.max_header_bytes.get(),
+            streams_per_connection: self.max_streams.get(),
+            connections: size(self.max_connections.get()),
+            in_flight: size(self.max_in_flight.get()),
+            deadlines: Deadlines { default: self.default_deadline, max: self.max_deadline },
+            ..ServerLimits::default()
+        }
+    }
+
+    /// How to serve.
+    #[must_use]
+    pub fn serving(&self) -> ServeConfig {
+        ServeConfig {
+            workers: NonZeroUsize::new(size(self.workers.get())),
+            drain: self.drain,
+            ..ServeConfig::default()
+        }
+    }
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::keyring;
 use super::{ADMIN_TOKEN_FILE, CONFIG_FILE, Config, KEYRING_FILE, KeyringFileError, Peppers, StoreUrl};
 use crate::clock::Timestamp;
-use crate::key::PepperId;
+use crate::key::{Invalid, PepperId};
 use crate::random::{self, Entropy, EntropyError};
 
 /// What was made.
@@ -33,7 +33,7 @@ pub enum SetupError {
     },
     /// The store's URL is not one.
     #[error("the store's URL: {0}")]
-    Store(&'static str),
+    Store(Invalid),
     /// A shared store has no keyring.
     #[error(
         "there is no keyring at {}: a shared store needs the one that its other replicas have (keyring.file); for a new store make one with `keyclasp init`",
@@ -74,7 +74,7 @@ pub fn init(
     if let Some(url) = store {
         // A relative directory would be relative to the configuration file; nobody means that here.
         if url.starts_with("file:") && !url.starts_with("file:///") {
-            return Err(SetupError::Store("write it as file:///DIRECTORY, with the whole path"));
+            return Err(SetupError::Store(Invalid::new("write it as file:///DIRECTORY, with the whole path")));
         }
         StoreUrl::parse(url, directory).map_err(SetupError::Store)?;
     }
@@ -235,8 +235,11 @@ mod tests {
             );
             assert_eq!(config.findings(), []);
             match store {
-                None => assert_eq!(config.store.target, StoreUrl::Embedded(directory)),
-                Some(url) => assert_eq!(config.store.target, StoreUrl::parse(url, Path::new("")).unwrap()),
+                None => assert_eq!(config.store.target.to_string(), format!("file://{}", directory.display())),
+                Some(url) => assert_eq!(
+                    config.store.target.to_string(),
+                    StoreUrl::parse(url, Path::new("")).unwrap().to_string()
+                ),
             }
         }
     }

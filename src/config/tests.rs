@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::scratch::Scratch;
-use super::{Config, Place, RedisEndpoint, Sources, StoreUrl, reference};
+use super::{Config, Place, Sources, StoreUrl, reference};
 use crate::key::{Argon2Profile, Caps, OwnerKind, OwnerRef, Policy, Realm, Scope};
 use crate::service::access::{Grant, Realms, Right, Role};
 use crate::telemetry::LogFormat;
@@ -39,8 +39,8 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.server.listen, "127.0.0.1:7413".parse().unwrap());
     assert_eq!(config.server.ops_listen, "127.0.0.1:7414".parse().unwrap());
     assert_eq!(config.server.default_deadline, Duration::from_secs(15));
-    assert_eq!(config.store.target, StoreUrl::Embedded(scratch.path().to_owned()));
-    assert_eq!((config.store.shards, config.store.log_max_entries), (1, 100_000));
+    assert_eq!(config.store.target.to_string(), format!("file://{}", scratch.path().display()));
+    assert_eq!((config.store.shards.get(), config.store.log_max_entries), (1, 100_000));
     assert_eq!(config.keys.retention, Duration::from_secs(90 * 24 * 60 * 60));
     assert_eq!(config.hash, Argon2Profile::LIGHT);
     assert_eq!(config.keyring.path(), scratch.path().join("keyring.toml"));
@@ -107,10 +107,9 @@ fn everything_can_be_set() {
     assert_eq!(config.server.drain, Duration::from_secs(65));
     assert_eq!(config.server.workers.get(), 3);
     let StoreUrl::Redis(redis) = &config.store.target else { panic!("not a Redis") };
-    assert_eq!(redis.endpoint, RedisEndpoint::Tcp("redis".to_owned(), 7000));
-    assert_eq!((redis.database, redis.username.as_deref()), (1, Some("keyclasp")));
-    assert_eq!(redis.password.as_ref().unwrap().expose(), "pass word");
-    assert!(config.store.require_durable && config.store.shards == 16);
+    assert_eq!(redis.location(), "redis://redis:7000/1");
+    assert!(redis.has_password());
+    assert!(config.store.require_durable && config.store.shards.get() == 16);
     assert_eq!(config.hash, Argon2Profile { m_kib: 4096, t: 2, p: 2 });
     assert_eq!(config.keyring.path(), scratch.path().join("../peppers.toml"));
     let [gateway, issuer] = config.callers.as_slice() else { panic!("not two callers") };
@@ -208,7 +207,7 @@ fn without_a_file_everything_is_in_the_data_directory() {
     let config = load(&[("XDG_DATA_HOME", "/xdg"), ("HOME", "/home/me")]).unwrap();
     assert_eq!(config.data_dir, Path::new("/xdg/keyclasp"));
     assert_eq!(config.keyring.path(), Path::new("/xdg/keyclasp/keyring.toml"));
-    assert_eq!(config.store.target, StoreUrl::Embedded(PathBuf::from("/xdg/keyclasp")));
+    assert_eq!(config.store.target.to_string(), "file:///xdg/keyclasp");
     let config = load(&[("XDG_DATA_HOME", ""), ("HOME", "/home/me")]).unwrap();
     assert_eq!(config.data_dir, Path::new("/home/me/.local/share/keyclasp"));
     let config = load(&[("KEYCLASP_DATA_DIR", "/data"), ("HOME", "/home/me")]).unwrap();

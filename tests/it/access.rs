@@ -6,7 +6,6 @@ use std::time::Duration;
 use keyclasp::key::{Actor, Caps, OwnerKind, OwnerRef, Realm, Scope};
 use keyclasp::rpc::admin::Admin;
 use keyclasp::rpc::audit::Audit;
-use keyclasp::rpc::auth::Caller;
 use keyclasp::rpc::keys::Keys;
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::admin_service_server::AdminService;
@@ -58,9 +57,7 @@ fn issuer(caps: Caps) -> Call {
 
 fn with<T>(call: &Call, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request
-        .extensions_mut()
-        .insert(Caller { principal: Some(Arc::clone(&call.principal)), origin: Arc::from(call.origin.as_str()) });
+    request.extensions_mut().insert(call.clone());
     request
 }
 

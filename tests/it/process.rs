@@ -70,10 +70,8 @@ fn a_listener_that_others_reach_without_tls_needs_insecure() {
     let (status, log) = Keyclasp::set_up().env("KEYCLASP_SERVER__LISTEN", "0.0.0.0:0").start_refused();
     assert!(!status.success());
     assert!(log.contains("server.insecure"), "{log}");
-    let server = Keyclasp::set_up()
-        .env("KEYCLASP_SERVER__LISTEN", "0.0.0.0:0")
-        .env("KEYCLASP_SERVER__INSECURE", "true")
-        .start();
+    let server =
+        Keyclasp::set_up().env("KEYCLASP_SERVER__LISTEN", "0.0.0.0:0").env("KEYCLASP_SERVER__INSECURE", "true").start();
     assert!(server.is_ready());
 }
 
@@ -102,7 +100,7 @@ fn it_waits_for_a_redis_that_is_not_there_yet_and_recovers_when_it_comes_back() 
 
 #[test]
 fn a_store_that_must_be_refused_ends_the_process() {
-    let redis = RedisServer::start_with(&["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]);
+    let redis = RedisServer::start_with(&["maxmemory", "64mb", "maxmemory-policy", "allkeys-lru"]);
     let (status, log) = Keyclasp::set_up().store(&redis.url()).start_refused();
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("noeviction"), "{log}");

@@ -141,7 +141,8 @@ fn search(server: &mut Keyclasp, secrets: &mut Secrets, answers: &str) {
     secrets.must_not_be_in("an answer", answers.as_bytes());
     secrets.add("the admin token", server.token());
     let pepper = std::fs::read_to_string(server.dir().join("keyring.toml")).unwrap();
-    let pepper = pepper.lines().find_map(|line| line.trim().strip_prefix("pepper = ")).unwrap().trim_matches('"').to_owned();
+    let pepper =
+        pepper.lines().find_map(|line| line.trim().strip_prefix("pepper = ")).unwrap().trim_matches('"').to_owned();
     secrets.add("the pepper", pepper);
     let (status, metrics) = server.get("/metrics");
     assert_eq!(status, 200);
@@ -177,12 +178,11 @@ fn a_whole_life_at_trace_level_leaks_no_secret_on_the_embedded_store() {
 
 #[test]
 fn a_whole_life_at_trace_level_leaks_no_secret_on_redis() {
-    let redis = RedisServer::start();
+    let redis = RedisServer::start_with(&["rdbcompression", "no"]);
     let mut server = Keyclasp::set_up().store(&redis.url()).env("KEYCLASP_LOG__LEVEL", "trace").start();
     let mut secrets = Secrets::new();
     let answers = live(&server, &mut secrets);
-    redis.run(&["SAVE"]);
-    let dump: Vec<u8> = redis.stored_bytes();
+    let dump = redis.stored_bytes();
     assert!(dump.len() > 500, "Redis holds something");
     search(&mut server, &mut secrets, &answers);
     secrets.must_not_be_in("what Redis stores", &dump);

@@ -129,6 +129,12 @@ impl RedisUrl {
         Self { connection: self.connection.set_redis_settings(settings), ..self }
     }
 
+    /// Whether it holds a password.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.connection.redis_settings().password().is_some()
+    }
+
     /// Address and database, without user and password.
     #[must_use]
     pub fn location(&self) -> &str {

@@ -2,6 +2,8 @@
 
 pub(crate) mod api;
 mod dir;
+pub(crate) mod json;
+pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod shell;
 

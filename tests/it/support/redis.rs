@@ -112,6 +112,12 @@ impl RedisServer {
         let _: Value = redis::cmd("SET").arg(key).arg(value).query(&mut connection).unwrap();
     }
 
+    /// Everything that it would write to a disk. Uncompressed only with `rdbcompression no`.
+    pub(crate) fn stored_bytes(&self) -> Vec<u8> {
+        self.run(&["SAVE"]);
+        std::fs::read(self.dir.path().join("dump.rdb")).unwrap()
+    }
+
     /// Ends it without a word (SIGKILL).
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -60,6 +60,11 @@ impl Keyclasp {
     }
 
     /// Where gRPC and HTTP are.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where gRPC and HTTP are.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.listen)
     }

@@ -10,7 +10,7 @@
 //! | `kc:{sNN}:a` | stream | audit events |
 //! | `kc:{sNN}:k:<id>` | string | a record, see `key::codec` |
 //! | `kc:{sNN}:o:<owner>` | sorted set | ids of an owner by created_at |
-//! | `kc:{sNN}:l:<owner>` | sorted set | ends of the ids of an owner's living keys by when they cease to live |
+//! | `kc:{sNN}:l:<owner>` | sorted set | the living keys of an owner, by the last 11 digits of their ids, by when they cease to live |
 //! | `kc:{sNN}:r:<realm>` | sorted set | ids of a realm by created_at |
 //! | `kc:{sNN}:i:<slot>` | string | an idempotency entry |
 //!

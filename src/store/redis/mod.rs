@@ -18,7 +18,7 @@
 //!
 //! # Time
 //! Whether a record or an idempotency entry is past its time is decided by the `now` of the verb.
-//! Redis' TTL only collects garbage, [`SLACK`] later. It is given as a span, so that it does not
+//! Redis' TTL only collects garbage, an hour later. It is given as a span, so that it does not
 //! matter how far Redis' clock is from ours.
 
 mod audit;
@@ -185,8 +185,8 @@ impl RedisStore {
         }
     }
 
-    /// Runs a script that reads. `expected` bytes of an incarnation are its first argument; another
-    /// incarnation is an error.
+    /// Runs a script that reads. Its first argument is the incarnation that it expects, or empty;
+    /// another one is an error.
     async fn read(&self, shard: u16, call: &Call<'_>, budget: Budget) -> Result<(Incarnation, Values), StoreError> {
         let mut greeted = false;
         let mut resent = false;

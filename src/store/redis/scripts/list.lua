@@ -11,7 +11,8 @@ if refused then
   return refused
 end
 local index, score, id = KEYS[2], ARGV[2], ARGV[3]
-local limit, span, room, now, format = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local limit, span, room = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local now, format = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local function follows(a, b)
   for i = 1, math.min(#a, #b) do

@@ -1,8 +1,8 @@
 -- Takes members whose record is gone out of an index. What a list saw is looked at again.
 --
--- KEYS: incarnation, index, and for an owner's index the living keys of that owner. ARGV: expected incarnation, a
--- time, format of a record, then the ids. A record that is still there must have been gone at that
--- time, which lies before now: to a replica whose clock is behind, it may be there yet.
+-- KEYS: incarnation, index, and for an owner's index the living keys of that owner. ARGV: expected
+-- incarnation, a time, format of a record, then the ids. A record that is still there must have been
+-- gone at that time, which lies before now: to a replica whose clock is behind, it may be there yet.
 
 local refused, incarnation = fence(ARGV[1])
 if refused then

@@ -29,12 +29,14 @@ use crate::rpc::ops::{Ops, Readiness};
 use crate::rpc::serve::{Server, bind};
 use crate::service::{Parts, Service, ServiceMetrics, keyring};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use crate::store::guarded::Guarded;
+use crate::store::guarded::{Gate, Guarded};
 use crate::store::redis::{RedisConfig, RedisStore};
-use crate::store::{Store, StoreError};
+use crate::store::{Epoch, Store, StoreError};
 
 /// How often the store is asked whether it is there.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How often a store that is away is looked for.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
 /// How often what has gone is swept out of an embedded store.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How much one sweep takes out, so that commits do not wait long behind it.
@@ -65,7 +67,8 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     let loaded = config.keyring.load()?;
 
     let backend = Backend::open(&config.store, &entropy, &clock)?;
-    let guarded = Guarded::new(backend.store(), Arc::clone(&clock));
+    let gate = Gate::closed();
+    let guarded = Guarded::new(backend.store(), Arc::clone(&clock)).with_gate(gate.clone());
     let hasher = Hasher::new(loaded.keyring.clone(), config.hash, &*entropy)?;
     let metrics = ServiceMetrics::new();
 
@@ -130,6 +133,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
             require_durable: config.store.require_durable,
             clock: Arc::clone(&clock),
             readiness: readiness.clone(),
+            gate,
         };
         let stopping = stopping.clone();
         async move { stopping.run_until_cancelled_owned(keeper.run()).await.unwrap_or(Ok(())) }
@@ -231,62 +235,74 @@ struct Keeper {
     require_durable: bool,
     clock: Arc<dyn Clock>,
     readiness: Speaker,
+    gate: Gate,
 }
 
 impl Keeper {
     async fn run(self) -> anyhow::Result<()> {
         // What was said last, so that it is logged once and not twice a second.
         let mut away: Option<String> = None;
-        let mut checked = false;
+        // The histories that the store had when it passed its check. None: it has to pass it.
+        let mut checked: Option<Vec<Epoch>> = None;
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let answer = if checked { self.probe().await } else { self.prepare().await };
+            let answer = match &checked {
+                None => self.prepare().await,
+                Some(before) => match self.probe().await {
+                    Ok(epochs) if epochs == *before => continue,
+                    // A new history may be another store, or one that was emptied.
+                    Ok(_) => self.prepare().await,
+                    Err(error) => Err(error),
+                },
+            };
             match answer {
-                Ok(()) => {
-                    if !checked || away.is_some() {
-                        tracing::info!("the store answers: ready");
-                        self.readiness.ready().await;
-                    }
-                    (checked, away) = (true, None);
+                Ok(epochs) => {
+                    tracing::info!("the store has passed its check: ready");
+                    self.gate.set(true);
+                    self.readiness.ready().await;
+                    (checked, away) = (Some(epochs), None);
                 }
                 Err(error @ StoreError::Refused(_)) => return Err(error.into()),
                 Err(error) => {
-                    // Whatever comes back may be another store: it is checked like a new one.
-                    checked = false;
+                    self.gate.set(false);
+                    checked = None;
                     let error = error.to_string();
                     if away.is_none() {
                         tracing::warn!(error, "not ready");
+                    }
+                    if away.as_ref() != Some(&error) {
                         self.readiness.not_ready(error.clone()).await;
                     }
                     away = Some(error);
+                    ticks.reset_after(RETRY_EVERY);
                 }
             }
         }
     }
 
-    async fn prepare(&self) -> Result<(), StoreError> {
+    /// Whether the store may be used, and with this keyring; answers its histories.
+    async fn prepare(&self) -> Result<Vec<Epoch>, StoreError> {
         self.backend.check().await?;
         let store = self.backend.store();
         keyring::reconcile(&*store, &self.loaded.keyring, &self.loaded.retired).await?;
-        let durability = store.health(self.clock.now()).await?.durability;
-        if durability.is_durable() {
-            return Ok(());
+        let health = store.health(self.clock.now()).await?;
+        if !health.durability.is_durable() {
+            let durability = health.durability.text();
+            if self.require_durable {
+                return Err(StoreError::Refused(format!(
+                    "store.require_durable: a crash of the store can lose changes that were answered OK: {durability}; \
+                     set appendonly yes and appendfsync always on it, or store.require_durable = false"
+                )));
+            }
+            tracing::warn!(durability, "a crash of the store can lose changes that were answered OK");
         }
-        if self.require_durable {
-            return Err(StoreError::Refused(format!(
-                "store.require_durable: a crash of the store can lose changes that were answered OK: {}; set \
-                 appendonly yes and appendfsync always on it, or store.require_durable = false",
-                durability.text()
-            )));
-        }
-        tracing::warn!(durability = durability.text(), "a crash of the store can lose changes that were answered OK");
-        Ok(())
+        Ok(health.epochs)
     }
 
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.backend.store().health(self.clock.now()).await.map(drop)
+    async fn probe(&self) -> Result<Vec<Epoch>, StoreError> {
+        Ok(self.backend.store().health(self.clock.now()).await?.epochs)
     }
 }
 

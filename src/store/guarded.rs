@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ pub struct Guarded {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     limit: Duration,
+    gate: Gate,
     calls: Family<CallLabels, Counter>,
     durations: Family<VerbLabels, Histogram, fn() -> Histogram>,
     /// The members of both families, looked up once.
@@ -45,13 +47,20 @@ impl Guarded {
             calls: CallResult::ALL.map(|result| calls.get_or_create(&CallLabels { verb, result }).clone()),
             duration: durations.get_or_create(&VerbLabels { verb }).clone(),
         });
-        Self { store, clock, limit: CALL_LIMIT, calls, durations, verbs }
+        Self { store, clock, limit: CALL_LIMIT, gate: Gate::open(), calls, durations, verbs }
     }
 
     /// With another limit.
     #[must_use]
     pub const fn with_limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// With a gate that somebody else opens and closes.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Gate) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -74,9 +83,14 @@ impl Guarded {
         good: fn(&T) -> CallResult,
     ) -> Result<T, StoreError> {
         let start = self.clock.elapsed();
-        let result = tokio::time::timeout(self.limit, call).await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(format!("{} did not answer within {:?}", verb.name(), self.limit)))
-        });
+        // Health goes through: it is how a closed gate comes to be opened, and how it is explained.
+        let result = if self.gate.is_open() || verb == Verb::Health {
+            tokio::time::timeout(self.limit, call).await.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable(format!("{} did not answer within {:?}", verb.name(), self.limit)))
+            })
+        } else {
+            Err(StoreError::Unavailable("it has not passed its check yet, see the log".to_owned()))
+        };
         let took = self.clock.elapsed().saturating_sub(start);
         if let Some(metrics) = self.verbs.get(verb as usize) {
             metrics.duration.observe(took.as_secs_f64());
@@ -86,6 +100,34 @@ impl Guarded {
             }
         }
         result
+    }
+}
+
+/// Whether calls reach the store. Closed until the store has passed its check: before that, nobody
+/// knows whether it may be used, or whether the keyring fits it. Clones are the same gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// An open gate.
+    #[must_use]
+    pub fn open() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// A closed gate.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
+    /// Opens or closes it.
+    pub fn set(&self, open: bool) {
+        self.0.store(open, Ordering::Release);
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 

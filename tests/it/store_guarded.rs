@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyclasp::clock::{Clock, ManualClock, Timestamp};
+use keyclasp::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use keyclasp::key::codec::{CodecError, IdempotencyEntry};
 use keyclasp::key::{KeyId, KeyRecord, PepperId};
+use keyclasp::random::OsEntropy;
 use keyclasp::store::conformance::sample::{self, holder};
-use keyclasp::store::guarded::Guarded;
+use keyclasp::store::embedded::EmbeddedConfig;
+use keyclasp::store::guarded::{Gate, Guarded};
 use keyclasp::store::{
     AuditFilter, AuditPage, AuditQuery, Commit, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
     ScanCursor, ScanPage, Store, StoreError,
 };
 use prometheus_client::registry::Registry;
+
+use crate::support::TempDir;
 
 /// Answers `commit` with what it holds, after its clock moved on by 3 ms; every other verb hangs.
 #[derive(Debug)]
@@ -146,4 +150,20 @@ async fn every_result_is_counted_by_its_name() {
         assert!(metrics.contains("keyclasp_store_call_duration_seconds_sum{verb=\"commit\"} 0.003\n"), "{metrics}");
         assert!(metrics.contains("keyclasp_store_call_duration_seconds_count{verb=\"commit\"} 1\n"), "{metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_closed_gate_lets_nothing_through_but_health() {
+    let dir = TempDir::new();
+    let store = EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap();
+    let gate = Gate::closed();
+    let guarded = Guarded::new(Arc::new(store), Arc::new(SystemClock::new())).with_gate(gate.clone());
+    let now = SystemClock::new().now();
+    let id = KeyId::from_bytes([1; 16]);
+    assert!(matches!(guarded.get(id, now).await, Err(StoreError::Unavailable(_))));
+    assert!(guarded.health(now).await.is_ok());
+    gate.set(true);
+    assert_eq!(guarded.get(id, now).await, Ok(None));
+    gate.set(false);
+    assert!(matches!(guarded.get(id, now).await, Err(StoreError::Unavailable(_))));
 }

@@ -54,34 +54,59 @@ impl Issued {
     }
 }
 
+/// What makes a call safe to repeat.
+pub(super) struct RequestId {
+    /// As the API takes it.
+    pub(super) id: String,
+    /// Whether it was made here: then nobody has seen what it was answered with.
+    own: bool,
+}
+
+impl RequestId {
+    /// The one that was given, or one that nobody else has.
+    pub(super) fn or_new(given: Option<String>, entropy: &dyn Entropy) -> Result<Self, Failure> {
+        match given {
+            Some(id) => Ok(Self { id, own: false }),
+            None => Ok(Self { id: request_id(entropy)?, own: true }),
+        }
+    }
+}
+
 /// A request_id that nobody else has.
 pub(super) fn request_id(entropy: &dyn Entropy) -> Result<String, Failure> {
     let bytes = random::bytes::<16>(entropy).map_err(|error| Failure::refused(error.to_string()))?;
     Ok(HEXLOWER.encode(&bytes))
 }
 
-/// Takes the step, and what follows from it.
+/// Takes the step, and what follows from it. `request_id` is the step's.
 pub(super) async fn issue(
     client: &Client,
     mut step: Step,
+    request_id: &RequestId,
     entropy: &dyn Entropy,
     out: &mut Out,
 ) -> Result<Issued, Failure> {
-    // Whether an answer got lost in this run: only then is a text that is missing one that nobody has.
+    // Whether an answer may have got lost in this run: only then, and only if nobody else could
+    // have had it, is a text that is missing one that nobody has.
     let mut lost = false;
     let mut pause = PAUSE;
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         let status = match step.take(client).await {
-            Ok(issued) if issued.api_key().is_empty() && lost && attempt < TRIES => {
+            Ok(issued) if issued.api_key().is_empty() && lost && request_id.own => {
                 let id = issued.key().id;
+                if attempt >= TRIES {
+                    let remedy = format!("`keyclasp key rotate {id}` replaces it by one whose text arrives");
+                    return Err(Failure::unavailable(format!(
+                        "the key {id} was made, but its text was lost: {remedy}"
+                    )));
+                }
                 out.note(&format!(
                     "The key {id} was made, but the answer with its text was lost. Replacing it by a new one."
                 ));
-                step = Step::Rotate(v1::RotateKeyRequest {
-                    id,
-                    request_id: request_id(entropy)?,
-                    ..v1::RotateKeyRequest::default()
-                });
+                let request_id = self::request_id(entropy)?;
+                step = Step::Rotate(v1::RotateKeyRequest { id, request_id, ..v1::RotateKeyRequest::default() });
                 continue;
             }
             Ok(issued) => return Ok(issued),
@@ -98,7 +123,6 @@ pub(super) async fn issue(
         tokio::time::sleep(pause.max(advised).min(LONGEST_PAUSE)).await;
         pause *= 2;
     }
-    Err(Failure::unavailable("the service is out of reach"))
 }
 
 fn first_line(status: &Status) -> &str {

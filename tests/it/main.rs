@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod access;
+mod cli_retry;
 mod cmd;
 mod layers;
 mod model;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::issue::{Step, issue, request_id};
+use crate::cli::issue::{RequestId, Step, issue};
 use crate::cli::values::{self, When, wire_duration, wire_time};
 use crate::cli::{Context, block_on, show};
 use crate::rpc::proto::v1;
@@ -60,6 +60,7 @@ impl Create {
             (None, Some(end)) => Some(v1::create_key_request::Lifetime::ExpiresAt(ahead(end))),
             (None, None) => None,
         };
+        let request_id = RequestId::or_new(self.request_id, &context.entropy)?;
         let request = v1::CreateKeyRequest {
             realm: context.realm()?,
             owner: Some(v1::Owner { display_name: self.owner_name, ..self.owner }),
@@ -71,14 +72,11 @@ impl Create {
             allowed_cidrs: self.cidrs,
             allowed_principals: self.principals,
             metadata: self.labels.into_iter().collect(),
-            request_id: match self.request_id {
-                Some(id) => id,
-                None => request_id(&context.entropy)?,
-            },
+            request_id: request_id.id.clone(),
         };
         block_on(async {
             let client = context.connect().await?;
-            let issued = issue(&client, Step::Create(request), &context.entropy, &mut context.out).await?;
+            let issued = issue(&client, Step::Create(request), &request_id, &context.entropy, &mut context.out).await?;
             show::issued(&issued, &mut context.out)?;
             Ok(Exit::Done)
         })

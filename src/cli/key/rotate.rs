@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::issue::{Issued, Step, issue, request_id};
+use crate::cli::issue::{Issued, RequestId, Step, issue};
 use crate::cli::values::{self, key_id, wire_duration};
 use crate::cli::{Context, block_on, show};
 use crate::rpc::proto::v1;
@@ -28,18 +28,16 @@ pub(in crate::cli) struct Rotate {
 
 impl Rotate {
     pub(super) fn run(self, context: &mut Context) -> Result<Exit, Failure> {
+        let request_id = RequestId::or_new(self.request_id, &context.entropy)?;
         let request = v1::RotateKeyRequest {
             id: key_id(&self.id)?,
             grace: self.grace.map(wire_duration),
             ttl: self.ttl.map(wire_duration),
-            request_id: match self.request_id {
-                Some(id) => id,
-                None => request_id(&context.entropy)?,
-            },
+            request_id: request_id.id.clone(),
         };
         block_on(async {
             let client = context.connect().await?;
-            let issued = issue(&client, Step::Rotate(request), &context.entropy, &mut context.out).await?;
+            let issued = issue(&client, Step::Rotate(request), &request_id, &context.entropy, &mut context.out).await?;
             show::issued(&issued, &mut context.out)?;
             if let Issued::Rotated(response) = &issued {
                 let fence = show::fence(response.fence.as_ref());

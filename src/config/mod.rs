@@ -24,6 +24,8 @@ mod types;
 
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 pub use callers::Caller;
 pub use keyring::{KeyringFile, KeyringFileError, LoadedKeyring};
 pub use peppers::{PepperEntry, Peppers};
@@ -213,7 +215,7 @@ fn whole_store(section: store::StoreSection, data_dir: &Path, place: Place, prob
     let mut target = section.url.unwrap_or_else(|| StoreUrl::Embedded(data_dir.to_owned()));
     if let (StoreUrl::Redis(url), Some(path)) = (&target, &section.password_file)
         && !url.has_password()
-        && let Some(text) = source::read(path, "store.password_file", place, problems)
+        && let Some(text) = source::read(path, "store.password_file", place, problems).map(Zeroizing::new)
     {
         target = StoreUrl::Redis(url.clone().with_password(text.strip_suffix('\n').unwrap_or(&text)));
     }

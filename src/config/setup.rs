@@ -236,10 +236,10 @@ mod tests {
             assert_eq!(config.findings(), []);
             match store {
                 None => assert_eq!(config.store.target.to_string(), format!("file://{}", directory.display())),
-                Some(url) => assert_eq!(
-                    config.store.target.to_string(),
-                    StoreUrl::parse(url, Path::new("")).unwrap().to_string()
-                ),
+                Some(url) => {
+                    let parsed = StoreUrl::parse(url, Path::new("")).unwrap();
+                    assert_eq!(config.store.target.to_string(), parsed.to_string());
+                }
             }
         }
     }

@@ -31,7 +31,7 @@ section! {
     }
     check |store, reader| {
         match (&store.url, &store.password_file) {
-            (Some(StoreUrl::Redis(address)), Some(_)) if address.has_password() => reader.refuse(
+            (Some(StoreUrl::Redis(url)), Some(_)) if url.has_password() => reader.refuse(
                 "password_file",
                 "is set, and store.url holds a password as well",
                 "remove one of them; the file is safer",
@@ -94,24 +94,27 @@ impl StoreUrl {
     /// # Errors
     /// Says what is wrong and what to do, without the URL itself: it may hold a password.
     pub fn parse(url: &str, base: &Path) -> Result<Self, Invalid> {
-        const FORMS: &str = "use file:///DIRECTORY, redis://HOST:PORT or unix:///SOCKET";
-        let rest = match url.split_once(':') {
-            Some(("file", rest)) => rest,
-            Some((scheme, _)) if scheme == "unix" || scheme.starts_with("redis") => {
-                return RedisUrl::parse(url).map(Self::Redis);
-            }
-            Some(_) => return Err(Invalid::new(format!("this kind of store is unknown; {FORMS}"))),
-            None => return Err(Invalid::new(FORMS)),
+        let (scheme, rest) = url.split_once(':').unwrap_or_default();
+        let problem = match scheme {
+            "file" => return file(rest, base),
+            "redis" | "unix" => return RedisUrl::parse(url).map(Self::Redis),
+            "rediss" => "TLS to the store is not supported yet; use redis:// within a network that you trust",
+            "redis-sentinel" => "Sentinel is not supported yet; name the primary as redis://HOST:PORT",
+            "redis-cluster" => "Cluster is not supported yet; use one primary, redis://HOST:PORT",
+            _ => "this kind of store is unknown; use file:///DIRECTORY, redis://HOST:PORT or unix:///SOCKET",
         };
-        let path = rest.strip_prefix("//").unwrap_or(rest);
-        match path {
-            "" => Err(Invalid::new("name a directory: file:///var/lib/keyclasp")),
-            // `file://data` would be a host called data.
-            path if rest.starts_with("//") && !path.starts_with('/') => {
-                Err(Invalid::new("a URL with a host is no file here; write three slashes: file:///DIRECTORY"))
-            }
-            path => Ok(Self::Embedded(base.join(path))),
+        Err(Invalid::new(problem))
+    }
+}
+
+fn file(rest: &str, base: &Path) -> Result<StoreUrl, Invalid> {
+    match rest.strip_prefix("//").unwrap_or(rest) {
+        "" => Err(Invalid::new("name a directory: file:///var/lib/keyclasp")),
+        // `file://data` would be a host called data.
+        path if rest.starts_with("//") && !path.starts_with('/') => {
+            Err(Invalid::new("a URL with a host is no file here; write three slashes: file:///DIRECTORY"))
         }
+        path => Ok(StoreUrl::Embedded(base.join(path))),
     }
 }
 
@@ -140,8 +143,8 @@ impl Setting for Shards {
     }
 
     fn parse(value: &Raw, base: &Path) -> Result<Self, Fault> {
-        let number = Number::<1, 256>::parse(value, base)?.get();
-        u16::try_from(number).ok().and_then(|number| Self::parse(number).ok()).ok_or_else(Fault::form::<Self>)
+        let number = Number::<1, 256>::parse(value, base).ok().and_then(|number| u16::try_from(number.get()).ok());
+        number.and_then(|number| Self::parse(number).ok()).ok_or_else(Fault::form::<Self>)
     }
 }
 
@@ -149,21 +152,29 @@ impl Setting for Shards {
 mod tests {
     use super::*;
 
+    fn parse(url: &str) -> Result<String, String> {
+        let url = StoreUrl::parse(url, Path::new("/base"));
+        url.map(|url| url.to_string()).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn urls() {
-        let parse = |url: &str| StoreUrl::parse(url, Path::new("/base")).map(|url| url.to_string());
         let table = [
             ("file:///data", "file:///data"),
             ("file:data", "file:///base/data"),
+            ("file:./data", "file:///base/./data"),
             ("redis://h", "redis://h:6379/0"),
-            ("redis://user:secret@[::1]:1/2", "redis://[::1]:1/2"),
-            ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0"),
+            ("redis://user:pass@[::1]:1/2", "redis://[::1]:1/2"),
+            ("unix:///run/redis.sock?db=3", "unix:///run/redis.sock?db=3"),
         ];
         for (url, shown) in table {
             assert_eq!(parse(url).as_deref(), Ok(shown), "{url}");
         }
-        for url in ["", "data", "file:", "file://data", "http://h", "rediss://h"] {
+        for url in ["", "data", "file:", "file://data", "redis://", "redis://h:x", "redis://h/0/x", "http://h"] {
             assert!(parse(url).is_err(), "{url}");
+        }
+        for later in ["rediss://h", "redis-sentinel://h:1/m", "redis-cluster://h:1"] {
+            assert!(parse(later).unwrap_err().contains("not supported yet"), "{later}");
         }
     }
 }

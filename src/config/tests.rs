@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::scratch::Scratch;
 use super::{Config, Place, Sources, StoreUrl, reference};
 use crate::key::{Argon2Profile, Caps, OwnerKind, OwnerRef, Policy, Realm, Scope};
+use crate::rpc::limits::ServerLimits;
+use crate::rpc::serve::ServeConfig;
 use crate::service::access::{Grant, Realms, Right, Role};
 use crate::telemetry::LogFormat;
 
@@ -38,7 +40,8 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.data_dir, scratch.path());
     assert_eq!(config.server.listen, "127.0.0.1:7413".parse().unwrap());
     assert_eq!(config.server.ops_listen, "127.0.0.1:7414".parse().unwrap());
-    assert_eq!(config.server.default_deadline, Duration::from_secs(15));
+    assert_eq!(config.server.limits(), ServerLimits::default(), "the declared defaults are not those of the limits");
+    assert_eq!(config.server.serving(), ServeConfig::default(), "the declared defaults are not those of serving");
     assert_eq!(config.store.target.to_string(), format!("file://{}", scratch.path().display()));
     assert_eq!((config.store.shards.get(), config.store.log_max_entries), (1, 100_000));
     assert_eq!(config.keys.retention, Duration::from_secs(90 * 24 * 60 * 60));
@@ -108,7 +111,7 @@ fn everything_can_be_set() {
     assert_eq!(config.server.workers.get(), 3);
     let StoreUrl::Redis(redis) = &config.store.target else { panic!("not a Redis") };
     assert_eq!(redis.location(), "redis://redis:7000/1");
-    assert!(redis.has_password());
+    assert!(redis.has_password(), "the password's file was not read");
     assert!(config.store.require_durable && config.store.shards.get() == 16);
     assert_eq!(config.hash, Argon2Profile { m_kib: 4096, t: 2, p: 2 });
     assert_eq!(config.keyring.path(), scratch.path().join("../peppers.toml"));

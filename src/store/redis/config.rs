@@ -184,6 +184,7 @@ mod tests {
         let password = |url: &RedisUrl| url.connection().redis_settings().password().map(ToOwned::to_owned);
         let url = RedisUrl::parse("redis://me:a%2Fb@localhost").unwrap();
         assert_eq!(password(&url).as_deref(), Some("a/b"));
+        assert!(url.has_password() && !RedisUrl::parse("redis://me@localhost").unwrap().has_password());
         assert_eq!(password(&url.with_password("other")).as_deref(), Some("other"));
     }
 

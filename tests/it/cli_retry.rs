@@ -74,7 +74,7 @@ struct Line {
 
 impl Line {
     fn with(fates: &'static [Fate]) -> Self {
-        let server = Keyclasp::set_up().start_unready();
+        let server = Keyclasp::start();
         let calls = Arc::new(AtomicU32::new(0));
         let (endpoint, counted) = (server.endpoint(), Arc::clone(&calls));
         let (said, address) = std::sync::mpsc::channel();

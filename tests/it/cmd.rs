@@ -1,35 +1,46 @@
-//! Transcripts of the command line: each file in `tests/cmd` is run against a server of its own.
+//! Transcripts of the command line: each file in `tests/cmd` is run against a server of its own,
+//! on the embedded store and on Redis.
 
 use std::path::Path;
 
-use super::support::server::Keyclasp;
+use super::support::redis::RedisServer;
+use super::support::server::{Keyclasp, Setup};
 use super::support::shell;
 
 /// Runs `tests/cmd/NAME.md`. A file that says `<!-- no server -->` needs none.
-fn transcript(name: &str) {
+fn transcript(name: &str, setup: impl FnOnce() -> Setup) {
     let file = format!("tests/cmd/{name}.md");
     let markdown = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)).unwrap();
     let steps = shell::steps(&markdown);
     assert!(!steps.is_empty(), "{file} has no commands");
-    let server = (!markdown.contains("<!-- no server -->")).then(|| Keyclasp::set_up().start_unready());
+    let server = (!markdown.contains("<!-- no server -->")).then(|| setup().start());
     if let Err(report) = shell::run(&file, &steps, server.as_ref()) {
         panic!("{report}\n{}", server.map(|server| format!("The server said:\n{}", server.log())).unwrap_or_default());
     }
 }
 
 macro_rules! transcripts {
-    ($($name:ident)*) => {
+    (embedded: $($name:ident)*; redis: $($on_redis:ident)*;) => {
         $(#[test]
         fn $name() {
-            transcript(stringify!($name));
+            transcript(stringify!($name), Keyclasp::set_up);
         })*
 
         const ALL: &[&str] = &[$(stringify!($name)),*];
+
+        mod on_redis {
+            $(#[test]
+            fn $on_redis() {
+                let redis = super::RedisServer::start();
+                super::transcript(stringify!($on_redis), || super::Keyclasp::set_up().store(&redis.url()));
+            })*
+        }
     };
 }
 
 transcripts! {
-    audit config doctor errors init keyring keys output revoke_all validate
+    embedded: audit config doctor errors init keyring keys output revoke_all validate;
+    redis: audit errors keyring keys output revoke_all validate;
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod access;
 mod cli_retry;
 mod cmd;
+mod first_start;
 mod layers;
 mod model;
 mod process;

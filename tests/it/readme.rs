@@ -14,7 +14,7 @@ fn the_readmes_examples_work() {
     steps.retain(|step| !OPENING.contains(&step.command.trim()));
     assert_eq!(all - steps.len(), OPENING.len(), "the README does not open with {OPENING:?}");
     assert!(!steps.is_empty());
-    let server = Keyclasp::set_up().start_unready();
+    let server = Keyclasp::start();
     if let Err(report) = shell::run("README.md", &steps, Some(&server)) {
         panic!("{report}\nThe server said:\n{}", server.log());
     }

@@ -104,7 +104,7 @@ readme: ## Run the README's two opening commands in a fresh clone of HEAD
 torture: ## The long versions of the tests: 200 kills instead of 20, and the like
 	@set -x
 	scripts/setup.sh
-	KEYCLASP_TORTURE=1 cargo test --locked --test it -- torture
+	KEYCLASP_TORTURE=1 KEYCLASP_TORTURE_KILLS=200 cargo test --locked --test it -- --nocapture model:: store_embedded_kill::
 
 # Seconds of fuzzing.
 FUZZ_SECONDS ?= 60

@@ -12,7 +12,7 @@ const LOOK_AT: usize = 1000;
 const MOST_ENTRIES: usize = 10_000;
 
 impl RedisStore {
-    /// See [`Store::audit`].
+    /// See [`crate::store::Store::audit`].
     pub(super) async fn audit_page(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
         let keys = self.check_shard(query.shard)?;
         let after = query.after.map(|AuditCursor { position, index }| format!("({position}-{index}"));
@@ -48,7 +48,7 @@ impl RedisStore {
         Ok(AuditPage { events, next: next.filter(|_| !found.is_empty()) })
     }
 
-    /// See [`Store::log`].
+    /// See [`crate::store::Store::log`].
     pub(super) async fn log_page(
         &self,
         shard: u16,

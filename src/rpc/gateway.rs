@@ -5,6 +5,7 @@
 //! look-up of its path, a digest of its token, one insertion into its extensions.
 
 mod call;
+mod form;
 mod health;
 mod route;
 
@@ -14,22 +15,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Version};
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
-use tonic::{Code, Status};
 
 pub use self::call::CallFuture;
 pub(super) use self::call::adopt;
 use self::call::{Ticket, Work};
+use self::form::{Refused, Speech};
 pub use self::health::Health;
 pub use self::route::{RequestBody, Route};
 use super::auth::{self, Anonymous, Authenticator};
 use super::deadline::Form;
-use super::error::{refuse, status};
+use super::error::status;
 use super::json;
 use super::limits::ServerLimits;
 use super::methods::{Method, Methods};
@@ -253,7 +254,7 @@ impl Connection {
         let started = shared.clock.elapsed();
         let speaks = Speech::of(request.headers());
         let Some(entry) = self.peer.gateway.routes.get(request.uri().path()) else {
-            return self.answer(UNKNOWN_METHOD, started, nowhere(&shared.methods, speaks));
+            return self.answer(UNKNOWN_METHOD, started, Refused::nowhere(speaks));
         };
         let method = &entry.method;
         let (form, ticket) = match self.admit(method, started, speaks, &mut request) {
@@ -280,8 +281,8 @@ impl Connection {
         request: &mut Request<RequestBody>,
     ) -> Result<(Form, Ticket), Refused> {
         let shared = self.peer.shared();
-        let form = form(&shared.methods, method, speaks, request)?;
-        let refused = |error: Error| Refused::of(&shared.methods, form, status(error));
+        let form = form::of(method, speaks, request)?;
+        let refused = |error: Error| Refused::new(form, status(error));
         let counted = !method.health;
         if counted && !shared.metrics.begin_call(shared.limits.in_flight) {
             return Err(refused(overloaded()));
@@ -318,101 +319,9 @@ impl Connection {
 
     fn answer(&self, method: usize, started: Duration, refused: Refused) -> CallFuture {
         let shared = self.peer.shared();
-        shared.metrics.answered(method, refused.code, shared.clock.elapsed().saturating_sub(started));
-        CallFuture::answered(refused.response)
+        shared.metrics.answered(method, refused.code(), shared.clock.elapsed().saturating_sub(started));
+        CallFuture::answered(refused.response(&shared.methods))
     }
-}
-
-/// What a request's content type says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speech {
-    Grpc,
-    Json,
-    Other,
-}
-
-impl Speech {
-    fn of(headers: &HeaderMap) -> Self {
-        let Some(value) = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) else { return Self::Other };
-        let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        if [b"application/grpc".as_slice(), b"application/grpc+proto"].contains(&media_type) {
-            Self::Grpc
-        } else if media_type.eq_ignore_ascii_case(b"application/json") {
-            Self::Json
-        } else {
-            Self::Other
-        }
-    }
-}
-
-/// An answer without a call.
-struct Refused {
-    response: Response<Body>,
-    code: Code,
-}
-
-impl Refused {
-    fn of(methods: &Methods, form: Form, status: Status) -> Self {
-        let code = status.code();
-        let response = match form {
-            Form::Grpc => status.into_http(),
-            Form::Json => json::failure(methods, &status),
-        };
-        Self { response, code }
-    }
-
-    /// Refused in terms of HTTP, where the request is neither a gRPC nor a JSON call.
-    fn http(methods: &Methods, kind: ErrorKind, http: StatusCode, message: &str) -> Self {
-        let mut refused = Self::of(methods, Form::Json, refuse(kind, message));
-        *refused.response.status_mut() = http;
-        refused
-    }
-
-    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.response.headers_mut().insert(name, HeaderValue::from_static(value));
-        self
-    }
-}
-
-/// In which form a request calls `method`.
-fn form(methods: &Methods, method: &Method, speaks: Speech, request: &Request<RequestBody>) -> Result<Form, Refused> {
-    let malformed = |http, message| Refused::http(methods, ErrorKind::RequestMalformed, http, message);
-    if request.method() != Verb::POST {
-        let message = "this path is a method of the API; it takes POST";
-        return Err(malformed(StatusCode::METHOD_NOT_ALLOWED, message).with(ALLOW, "POST"));
-    }
-    match speaks {
-        Speech::Grpc if request.version() < Version::HTTP_2 => {
-            let message = "gRPC needs HTTP/2; over HTTP/1.1 send content-type application/json";
-            Err(malformed(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message))
-        }
-        Speech::Grpc => Ok(Form::Grpc),
-        Speech::Json if !method.unary => {
-            let message = "this method streams; it can be called with gRPC only";
-            Err(Refused::of(methods, Form::Json, refuse(ErrorKind::MethodUnknown, message)))
-        }
-        Speech::Json if request.headers().get(CONTENT_ENCODING).is_some_and(|value| value != "identity") => {
-            Err(malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted"))
-        }
-        Speech::Json => Ok(Form::Json),
-        Speech::Other => {
-            let message = "the content-type must be application/json, or application/grpc over HTTP/2";
-            let accepted = HeaderName::from_static("accept-post");
-            let refused = malformed(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
-            Err(refused.with(accepted, "application/json, application/grpc"))
-        }
-    }
-}
-
-/// The answer to a path that is no method.
-fn nowhere(methods: &Methods, speaks: Speech) -> Refused {
-    if speaks == Speech::Grpc {
-        let message = "there is no such method; reflection lists what there is";
-        return Refused::of(methods, Form::Grpc, refuse(ErrorKind::MethodUnknown, message));
-    }
-    let message = "there is nothing at this path; methods are called with POST /package.Service/Method, \
-                   such as /keyclasp.v1.KeyService/ValidateKey";
-    Refused::http(methods, ErrorKind::MethodUnknown, StatusCode::NOT_FOUND, message)
 }
 
 fn overloaded() -> Error {

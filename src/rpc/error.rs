@@ -2,11 +2,12 @@
 //! Whatever is answered to a caller, in gRPC or in JSON, got its code here; `docs/ERRORS.md`
 //! is the same table for people, and a test compares the two.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{BadRequest, ErrorDetail, ErrorInfo, FieldViolation, RetryInfo, StatusExt as _};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::service::{Error, ErrorKind};
@@ -61,15 +62,16 @@ pub const fn wire(kind: ErrorKind) -> Wire {
 pub fn status(error: Error) -> Status {
     log(&error);
     let Wire { code, reason, .. } = wire(error.kind);
-    let mut details = ErrorDetails::new();
-    details.set_error_info(reason, DOMAIN, std::collections::HashMap::new());
-    for violation in error.violations {
-        details.add_bad_request_violation(violation.field, violation.problem);
+    // In this order: what a program matches on comes first.
+    let mut details: Vec<ErrorDetail> = vec![ErrorInfo::new(reason, DOMAIN, HashMap::new()).into()];
+    if !error.violations.is_empty() {
+        let violations = error.violations.into_iter().map(|one| FieldViolation::new(one.field, one.problem));
+        details.push(BadRequest::new(violations.collect::<Vec<_>>()).into());
     }
-    if error.retry_after.is_some() {
-        details.set_retry_info(error.retry_after);
+    if let Some(after) = error.retry_after {
+        details.push(RetryInfo::new(Some(after)).into());
     }
-    Status::with_error_details(code, error.message, details)
+    Status::with_error_details_vec(code, error.message, details)
 }
 
 /// A kind with its message, for what fails before a use case is reached.

@@ -1,6 +1,7 @@
 //! JSON beside gRPC: `POST /package.Service/Method` with `application/json`, for every unary method.
 //!
-//! Messages follow protobuf's JSON mapping; unknown fields are refused. Errors have Connect's form
+//! Messages follow protobuf's JSON mapping; unknown fields are refused, and so is an empty body (a
+//! request without fields is `{}`). Errors have Connect's form
 //! and status. A request body may hold a key: no part of it is ever logged or repeated in an error,
 //! names of fields apart.
 
@@ -14,7 +15,8 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -79,16 +81,34 @@ pub(super) fn failure(methods: &Methods, status: &Status) -> Response<Body> {
             .and_then(|descriptor| DynamicMessage::decode(descriptor, detail.value.as_slice()).ok())
             .and_then(|message| serde_json::to_value(&message).ok())
             .unwrap_or(Value::Null);
-        details.push(json!({ "type": name, "value": BASE64_NOPAD.encode(&detail.value), "debug": debug }));
+        details.push(Detail { kind: name, value: BASE64_NOPAD.encode(&detail.value), debug });
     }
-    let body = json!({ "code": connect_code(status.code()), "message": status.message(), "details": details });
-    let mut response = success(Bytes::from(body.to_string()));
+    let body = Failure { code: connect_code(status.code()), message: status.message(), details };
+    let mut response = success(Bytes::from(serde_json::to_vec(&body).unwrap_or_default()));
     *response.status_mut() =
         StatusCode::from_u16(http_status(status.code())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(seconds) = retry_after {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
     response
+}
+
+/// The body of an error: Connect's form.
+#[derive(Serialize)]
+struct Failure<'a> {
+    code: String,
+    message: &'a str,
+    details: Vec<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    #[serde(rename = "type")]
+    kind: String,
+    /// The message's bytes, in base64 without padding.
+    value: String,
+    /// The same for people.
+    debug: Value,
 }
 
 /// A code as Connect spells it.

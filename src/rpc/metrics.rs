@@ -77,7 +77,7 @@ impl RpcMetrics {
         }
     }
 
-    /// Puts them where `/metrics` finds them.
+    /// Puts them where `/metrics` finds them. The registry has the prefix `keyclasp`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.clone()));
     }
@@ -149,7 +149,7 @@ impl Collector for RpcMetrics {
         let Inner { methods, in_flight, connections, refused_connections, shed } = &*self.inner;
 
         let help = "Calls by method and gRPC code";
-        let mut calls = encoder.encode_descriptor("keyclasp_rpc_calls", help, None, MetricType::Counter)?;
+        let mut calls = encoder.encode_descriptor("rpc_calls", help, None, MetricType::Counter)?;
         for method in methods {
             for (code, count) in CODES.into_iter().zip(&method.calls) {
                 let count = count.load(Ordering::Relaxed);
@@ -162,27 +162,20 @@ impl Collector for RpcMetrics {
         }
 
         let help = "Time from the headers of a call to those of its answer";
-        let mut latency =
-            encoder.encode_descriptor("keyclasp_rpc_latency_seconds", help, None, MetricType::Histogram)?;
+        let mut latency = encoder.encode_descriptor("rpc_latency_seconds", help, None, MetricType::Histogram)?;
         for method in methods {
             encode_latency(method, &mut latency)?;
         }
 
-        let gauges: [(&str, &str, &AtomicUsize); 2] = [
-            ("keyclasp_rpc_in_flight", "Calls in flight", in_flight),
-            ("keyclasp_rpc_connections", "Open connections", connections),
-        ];
+        let gauges: [(&str, &str, &AtomicUsize); 2] =
+            [("rpc_in_flight", "Calls in flight", in_flight), ("rpc_connections", "Open connections", connections)];
         for (name, help, gauge) in gauges {
             let value = i64::try_from(gauge.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         let counters: [(&str, &str, &AtomicU64); 2] = [
-            ("keyclasp_rpc_shed", "Calls refused because too many were in flight", shed),
-            (
-                "keyclasp_rpc_connections_refused",
-                "Connections closed at once because too many were open",
-                refused_connections,
-            ),
+            ("rpc_shed", "Calls refused because too many were in flight", shed),
+            ("rpc_connections_refused", "Connections closed at once because too many were open", refused_connections),
         ];
         for (name, help, counter) in counters {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -211,7 +204,7 @@ mod tests {
     use super::*;
 
     fn text(metrics: &RpcMetrics) -> String {
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("keyclasp");
         metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

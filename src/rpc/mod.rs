@@ -1,7 +1,7 @@
 //! The wire: gRPC, JSON and HTTP; caller authentication; the one table of errors.
 //!
 //! A connection is dealt to a worker ([`serve`]); each request passes the [`gateway`] (limits,
-//! authentication, deadline, metrics), is transcoded if it is JSON ([`json`]), and reaches one of
+//! authentication, deadline, metrics), is transcoded if it is JSON (`json.rs`), and reaches one of
 //! the services ([`keys`], [`audit`], [`admin`]), which ask the use cases. Use cases live in
 //! `service`; nothing here decides what a caller may do with a key.
 

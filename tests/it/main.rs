@@ -10,6 +10,7 @@ mod layers;
 mod model;
 mod process;
 mod readme;
+mod rpc;
 mod secrets;
 mod store_embedded;
 mod store_embedded_kill;

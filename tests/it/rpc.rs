@@ -1,0 +1,8 @@
+//! The wire, over real sockets, before a stub of KeyService: what is tested here is what stands
+//! between a client and the use cases.
+
+mod calls;
+mod json;
+mod limits;
+mod serving;
+mod stub;

@@ -1,5 +1,5 @@
 //! The command line: one file per subcommand. All but `serve`, `init`, `keyring` and `config` are
-//! clients of a running service. Only this module prints, through [`output::Out`].
+//! clients of a running service. Only this module prints, through the one writer in `output.rs`.
 //!
 //! Secrets come from standard input or from files, never from arguments, which others can see.
 

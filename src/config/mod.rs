@@ -73,8 +73,9 @@ impl Sources {
     /// `file`, and the environment of this process.
     #[must_use]
     pub fn from_process(file: Option<PathBuf>) -> Self {
+        // A value that is no text is no value of a setting either, and is refused where it is parsed.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         };
         Self { file, env: std::env::vars_os().filter_map(text).collect() }
     }

@@ -14,6 +14,7 @@ use super::{ADMIN_TOKEN_FILE, CONFIG_FILE, Config, KEYRING_FILE, KeyringFileErro
 use crate::clock::Timestamp;
 use crate::key::{Invalid, PepperId};
 use crate::random::{self, Entropy, EntropyError};
+use crate::store::embedded::EmbeddedConfig;
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +41,15 @@ pub enum SetupError {
         path.display()
     )]
     NoKeyring {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// An embedded store that was used before has no keyring.
+    #[error(
+        "there is no keyring at {}, but a store that was used with one: restore the file from a backup (keyring.file); without it none of the store's keys verifies",
+        path.display()
+    )]
+    KeyringLost {
         /// Where it was looked for.
         path: PathBuf,
     },
@@ -107,13 +117,18 @@ pub fn init(
 /// configuration file, an admin token in the data directory.
 ///
 /// # Errors
-/// When a shared store has no keyring, or something cannot be written.
+/// When a shared store, or one that was used before, has no keyring; or something cannot be written.
 pub fn complete(config: &Config, now: Timestamp, entropy: &dyn Entropy) -> Result<Created, SetupError> {
     let mut missing = Vec::new();
     let keyring = config.keyring.path();
     if !keyring.exists() {
-        if !config.is_embedded() {
-            return Err(SetupError::NoKeyring { path: keyring.to_owned() });
+        let path = keyring.to_owned();
+        match &config.store.target {
+            StoreUrl::Redis(_) => return Err(SetupError::NoKeyring { path }),
+            StoreUrl::Embedded(dir) if EmbeddedConfig::new(dir).is_made() => {
+                return Err(SetupError::KeyringLost { path });
+            }
+            StoreUrl::Embedded(_) => {}
         }
         missing.push((keyring.to_owned(), new_keyring(now, entropy)?));
     }

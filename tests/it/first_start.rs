@@ -63,14 +63,19 @@ fn a_configuration_that_is_wrong_or_a_store_without_its_keyring_is_refused() {
     assert_eq!(status.code(), Some(1));
     assert!(said.contains("there is no keyring at"), "{said}");
 
-    // Another keyring than the one that the store was used with.
+    // The embedded store was used with a keyring that is lost: no other is made in its place.
     let mut server = Keyclasp::start();
     server.terminate();
     let keyring = server.dir().join("keyring.toml");
     std::fs::remove_file(&keyring).unwrap();
-    let (status, said) = server.into_setup().start_refused();
-    assert_eq!(status.code(), Some(1));
-    assert!(said.contains("keyring.file"), "{said}");
+    let setup = server.into_setup();
+    let mut command = program();
+    command.arg("serve").env("KEYCLASP_CONFIG", setup.dir().join("keyclasp.toml"));
+    let output = command.env("KEYCLASP_SERVER__LISTEN", "127.0.0.1:0").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("restore the file from a backup"), "{said}");
+    assert!(!keyring.exists());
 }
 
 #[test]

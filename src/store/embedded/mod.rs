@@ -64,6 +64,12 @@ impl EmbeddedConfig {
         Self { dir: dir.into(), audit_max_events: 1_000_000, log_max_entries: 100_000, cache_bytes: 64 << 20 }
     }
 
+    /// Whether a store was made there before.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        file::path(&self.dir).exists()
+    }
+
     /// Opens the store, or makes it where there is none.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::service::{Error, ErrorKind};
 #[derive(Debug, Clone, Default)]
 pub struct Anonymous {
     /// Address of the peer; empty where it is not known.
-    pub origin: String,
+    pub origin: Arc<str>,
 }
 
 /// The call that `request` is, for a method that needs to know its caller.
@@ -36,12 +36,12 @@ pub fn call<T>(request: &Request<T>) -> Result<Call, Status> {
 }
 
 /// Where `request` came from, for a method that is open to anyone; empty where it is not known.
-pub fn origin<T>(request: &Request<T>) -> String {
+pub fn origin<T>(request: &Request<T>) -> Arc<str> {
     let extensions = request.extensions();
     match (extensions.get::<Call>(), extensions.get::<Anonymous>()) {
-        (Some(call), _) => call.origin.clone(),
-        (None, Some(anonymous)) => anonymous.origin.clone(),
-        (None, None) => String::new(),
+        (Some(call), _) => Arc::clone(&call.origin),
+        (None, Some(anonymous)) => Arc::clone(&anonymous.origin),
+        (None, None) => Arc::from(""),
     }
 }
 
@@ -272,12 +272,12 @@ mod tests {
     fn a_call_needs_a_principal_and_an_origin_needs_nothing() {
         let mut request = Request::new(());
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
-        assert_eq!(origin(&request), "");
-        request.extensions_mut().insert(Anonymous { origin: "192.0.2.1".to_owned() });
+        assert_eq!(&*origin(&request), "");
+        request.extensions_mut().insert(Anonymous { origin: "192.0.2.1".into() });
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
-        assert_eq!(origin(&request), "192.0.2.1");
-        request.extensions_mut().insert(Call { principal: principal("me"), origin: "192.0.2.2".to_owned() });
-        assert_eq!(origin(&request), "192.0.2.2");
+        assert_eq!(&*origin(&request), "192.0.2.1");
+        request.extensions_mut().insert(Call { principal: principal("me"), origin: "192.0.2.2".into() });
+        assert_eq!(&*origin(&request), "192.0.2.2");
         let call = call(&request).unwrap();
         assert_eq!((call.principal.name.to_string(), call.origin), ("me".into(), "192.0.2.2".into()));
     }

@@ -211,7 +211,7 @@ pub struct Gateway {
 impl Gateway {
     /// The service of one connection from `origin` (an address without port; may be empty).
     #[must_use]
-    pub fn connection(&self, origin: impl Into<String>) -> Connection {
+    pub fn connection(&self, origin: impl Into<Arc<str>>) -> Connection {
         // One count of references for each connection: what all connections shared would travel
         // from core to core with each call.
         Connection { peer: Arc::new(Peer { gateway: self.clone(), origin: origin.into() }) }
@@ -227,7 +227,7 @@ pub struct Connection {
 #[derive(Debug)]
 struct Peer {
     gateway: Gateway,
-    origin: String,
+    origin: Arc<str>,
 }
 
 impl Peer {
@@ -304,7 +304,7 @@ impl Connection {
 
     fn authenticate(&self, method: &Method, request: &mut Request<RequestBody>) -> Result<(), Error> {
         let found = self.peer.shared().authenticator.authenticate(request.headers());
-        let origin = self.peer.origin.clone();
+        let origin = Arc::clone(&self.peer.origin);
         if method.open {
             // A credential that such a method does not need is not judged either.
             request.extensions_mut().insert(Anonymous { origin });

@@ -150,7 +150,7 @@ impl KeyService for Keys {
         let mut request = request.into_inner();
         let text = ApiKey::new(std::mem::take(&mut request.api_key));
         let reason = convert::reason(&request.reason).map_err(status)?;
-        let fence = self.service.own.revoke(&text, reason, origin).await.map_err(status)?;
+        let fence = self.service.own.revoke(&text, reason, &origin).await.map_err(status)?;
         Ok(Response::new(v1::RevokeOwnKeyResponse { fence: Some(convert::fence(fence)) }))
     }
 }

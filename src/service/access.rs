@@ -150,7 +150,7 @@ pub struct Call {
     /// Who.
     pub principal: Arc<Principal>,
     /// Where from, for the audit log; empty where it is not known.
-    pub origin: String,
+    pub origin: Arc<str>,
 }
 
 #[cfg(test)]

@@ -200,7 +200,7 @@ fn event(call: &Call, record: &KeyRecord, action: crate::key::Action, now: Times
         key_id: record.id,
         owner: record.owner.reference.clone(),
         reason: crate::key::Reason::from_static(""),
-        origin: call.origin.clone(),
+        origin: call.origin.as_ref().to_owned(),
         key_version: record.version,
         fields: Vec::new(),
         rotated_to: None,

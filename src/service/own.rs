@@ -48,7 +48,7 @@ impl SelfRevocation {
     ///
     /// # Errors
     /// When the text is not that of a key, or the store did not answer.
-    pub async fn revoke(&self, text: &ApiKey, reason: Reason, origin: String) -> Result<Fence, Error> {
+    pub async fn revoke(&self, text: &ApiKey, reason: Reason, origin: &str) -> Result<Fence, Error> {
         let core = &*self.core;
         // The tag is checked before anything is remembered, so that memory holds real keys alone.
         let parsed = text.parse().map_err(|_| not_recognized())?;
@@ -68,7 +68,7 @@ impl SelfRevocation {
         Ok(fence)
     }
 
-    async fn revoke_now(&self, text: &ApiKey, reason: Reason, origin: String) -> Result<Fence, Error> {
+    async fn revoke_now(&self, text: &ApiKey, reason: Reason, origin: &str) -> Result<Fence, Error> {
         let core = &*self.core;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
@@ -83,7 +83,7 @@ impl SelfRevocation {
                 key_id: record.id,
                 owner: record.owner.reference.clone(),
                 reason: reason.clone(),
-                origin: origin.clone(),
+                origin: origin.to_owned(),
                 key_version: change.after.version,
                 fields: Vec::new(),
                 rotated_to: None,

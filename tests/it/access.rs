@@ -44,7 +44,7 @@ fn owner() -> v1::Owner {
 
 fn caller(grants: Vec<Grant>, caps: Caps) -> Call {
     let principal = Principal { name: Actor::parse("caller").unwrap(), grants, caps };
-    Call { principal: Arc::new(principal), origin: "192.0.2.1".to_owned() }
+    Call { principal: Arc::new(principal), origin: "192.0.2.1".into() }
 }
 
 fn admin() -> Call {

@@ -127,7 +127,7 @@ impl World {
             grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
             caps: Caps::default(),
         };
-        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".to_owned() };
+        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into() };
         Self { service, clock, call, realm: realm.clone(), keys: Vec::new() }
     }
 
@@ -253,7 +253,7 @@ impl World {
                 format!("revoked {} ended {}", swept.revoked, swept.already_ended)
             }
             Op::RevokeOwn(_) => {
-                self.service.own.revoke(&text, Reason::from_static(""), String::new()).await?;
+                self.service.own.revoke(&text, Reason::from_static(""), "").await?;
                 "gone".to_owned()
             }
             Op::Validate { required, other_realm, .. } => {

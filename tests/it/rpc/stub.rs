@@ -119,7 +119,7 @@ impl KeyService for Stub {
 
     async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
         assert_eq!(auth::call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
-        assert_eq!(auth::origin(&request), "127.0.0.1");
+        assert_eq!(&*auth::origin(&request), "127.0.0.1");
         Ok(Response::new(v1::RevokeOwnKeyResponse::default()))
     }
 

@@ -360,3 +360,20 @@ fn register_build(registry: &mut Registry) {
     let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The program that runs", build);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_fails_or_panics_ends_the_service() {
+        let mut parts = Watched::default();
+        parts.watch("a part that goes on", std::future::pending());
+        parts.watch("a part", std::future::ready(Ok(())));
+        assert_eq!(parts.first_to_end().await.to_string(), "a part ended, and with it the service");
+        parts.watch("a part", std::future::ready(Err(anyhow::anyhow!("its reason"))));
+        assert_eq!(parts.first_to_end().await.to_string(), "its reason");
+        parts.watch("a part", async { panic!("a bug") });
+        assert!(parts.first_to_end().await.to_string().starts_with("a part of the service died"));
+    }
+}

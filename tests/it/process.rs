@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use keyclasp::key::{ApiKey, SecretBytes, render};
 use serde_json::json;
 
 use crate::support::json::call;
@@ -120,4 +121,67 @@ fn replicas_with_different_peppers_do_not_share_a_store() {
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("keyring.file"), "{log}");
     assert!(first.is_ready());
+}
+
+/// The value of a series in the text of `/metrics`; 0 where it is not there.
+fn series(metrics: &str, name: &str) -> u64 {
+    let found = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    found.unwrap_or_default()
+}
+
+#[test]
+fn a_flood_of_forged_keys_makes_no_store_call_and_no_argon2_run() {
+    let server = Keyclasp::start();
+    let (address, token) = (server.listen(), server.token());
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    let (_, made) = call(address, &token, "KeyService/CreateKey", &create);
+    let real = ApiKey::new(made["apiKey"].as_str().unwrap().to_owned()).parse().unwrap();
+    let counted = || {
+        let (_, metrics) = server.get("/metrics");
+        let gets: u64 = ["ok", "unavailable", "error"]
+            .iter()
+            .map(|result| series(&metrics, &format!("keyclasp_store_calls_total{{verb=\"get\",result=\"{result}\"}}")))
+            .sum();
+        (gets, series(&metrics, "keyclasp_argon2_runs_total"), metrics)
+    };
+    // The count moves when a key is genuine, or the test would see nothing.
+    let before = counted();
+    let (_, checked) = call(address, &token, "KeyService/ValidateKey", &json!({"apiKey": made["apiKey"]}));
+    assert_eq!(checked["outcome"], "OUTCOME_VALID");
+    let after = counted();
+    assert_eq!((after.0, after.1), (before.0 + 1, before.1 + 1), "{}", after.2);
+    for number in 0..200_u8 {
+        // Well-formed, with the right checksum and the id of a key that exists, but with a guessed tag.
+        let guess = render(&real.prefix, real.id, &SecretBytes::new([number; 32]), [number; 8]);
+        for method in ["KeyService/ValidateKey", "KeyService/RevokeOwnKey"] {
+            let (_, answer) = call(address, &token, method, &json!({"apiKey": guess.expose()}));
+            assert!(answer["outcome"] == "OUTCOME_UNKNOWN" || answer["code"] == "not_found", "{answer}");
+        }
+        let (_, answer) = call(address, &token, "KeyService/ValidateKey", &json!({"apiKey": format!("junk {number}")}));
+        assert_eq!(answer["outcome"], "OUTCOME_MALFORMED");
+    }
+    let flooded = counted();
+    assert_eq!((flooded.0, flooded.1), (after.0, after.1), "{}", flooded.2);
+    assert!(flooded.2.contains("keyclasp_validations_total{outcome=\"unknown\"} 200"), "{}", flooded.2);
+}
+
+#[test]
+fn the_log_has_a_line_for_each_mutation_and_none_for_a_validation() {
+    let server = Keyclasp::start();
+    let (address, token) = (server.listen(), server.token());
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    let (_, made) = call(address, &token, "KeyService/CreateKey", &create);
+    let lines = || server.log().lines().count();
+    let before = lines();
+    for _ in 0..10 {
+        call(address, &token, "KeyService/ValidateKey", &json!({"apiKey": made["apiKey"]}));
+    }
+    assert_eq!(lines(), before, "{}", server.log());
+    call(address, &token, "KeyService/RevokeKey", &json!({"id": made["key"]["id"], "reason": "test"}));
+    assert_eq!(lines(), before + 1, "{}", server.log());
+    let log = server.log();
+    let line = log.lines().last().unwrap();
+    for part in ["revoked", made["key"]["id"].as_str().unwrap(), "acme", "admin"] {
+        assert!(line.contains(part), "{part} is missing in {line}");
+    }
 }

@@ -151,6 +151,9 @@ pub enum LifeError {
     /// The end does not lie in the future.
     #[error("the key would end before it is made; choose a later end, or revoke it")]
     EndInPast,
+    /// The suspension would lift itself before it begins.
+    #[error("must lie in the future; leave it out for a suspension that does not lift itself")]
+    LiftedInPast,
     /// The end does not lie behind the start.
     #[error("not_before must lie before expires_at")]
     EndsBeforeItBegins,
@@ -233,7 +236,7 @@ impl KeyRecord {
         now: Timestamp,
     ) -> Result<Change, LifeError> {
         if until.is_some_and(|until| until <= now) {
-            return Err(LifeError::EndInPast);
+            return Err(LifeError::LiftedInPast);
         }
         let mut after = self.next_version()?;
         after.suspensions.insert(SuspensionReason::Manual, Suspension { by, at: now, until, note });

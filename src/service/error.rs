@@ -195,6 +195,7 @@ impl From<LifeError> for Error {
             LifeError::AlreadyRotated(_) => Self::new(ErrorKind::KeyRotated, error.to_string()),
             LifeError::Policy(violation) => Self::policy(ErrorKind::PolicyViolated, violation),
             LifeError::EndInPast => Self::field("expires_at", error.to_string()),
+            LifeError::LiftedInPast => Self::field("until", error.to_string()),
             LifeError::EndsBeforeItBegins => Self::field("not_before", error.to_string()),
             LifeError::Version(_) => Self::new(ErrorKind::VersionMismatch, error.to_string()),
         }

@@ -47,7 +47,7 @@ fn caller(grants: Vec<Grant>, caps: Caps) -> Call {
     Call { principal: Arc::new(principal), origin: "192.0.2.1".into() }
 }
 
-fn admin() -> Call {
+pub(crate) fn admin() -> Call {
     caller(vec![Grant { role: Role::Admin, realms: Realms::All }], Caps::default())
 }
 
@@ -55,7 +55,7 @@ fn issuer(caps: Caps) -> Call {
     caller(vec![Grant { role: Role::Issuer, realms: Realms::All }], caps)
 }
 
-fn with<T>(call: &Call, message: T) -> Request<T> {
+pub(crate) fn with<T>(call: &Call, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(call.clone());
     request

@@ -10,6 +10,7 @@ mod layers;
 mod model;
 mod process;
 mod readme;
+mod requests;
 mod rpc;
 mod secrets;
 mod store_embedded;

@@ -62,6 +62,8 @@ pub fn run(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Result<()
 }
 
 async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Result<()> {
+    // From here on a signal is heard, however early it comes.
+    let terminated = termination()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let loaded = config.keyring.load()?;
@@ -151,7 +153,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
 
     tokio::select! {
         ended = parts.first_to_end() => return Err(ended),
-        signal = termination()? => tracing::info!(signal, "stopping"),
+        signal = terminated => tracing::info!(signal, "stopping"),
     }
     // First, so that the watch over the store does not say otherwise while calls end.
     stopping.cancel();
@@ -244,6 +246,8 @@ impl Keeper {
         let mut away: Option<String> = None;
         // The histories that the store had when it passed its check. None: it has to pass it.
         let mut checked: Option<Vec<Epoch>> = None;
+        // Whether it ever passed.
+        let mut passed = false;
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -252,8 +256,12 @@ impl Keeper {
                 None => self.prepare().await,
                 Some(before) => match self.probe().await {
                     Ok(epochs) if epochs == *before => continue,
-                    // A new history may be another store, or one that was emptied.
-                    Ok(_) => self.prepare().await,
+                    // A new history may be another store, or one that was emptied: nothing goes there
+                    // until it has passed.
+                    Ok(_) => {
+                        self.gate.set(false);
+                        self.prepare().await
+                    }
                     Err(error) => Err(error),
                 },
             };
@@ -262,17 +270,17 @@ impl Keeper {
                     tracing::info!("the store has passed its check: ready");
                     self.gate.set(true);
                     self.readiness.ready().await;
-                    (checked, away) = (Some(epochs), None);
+                    (checked, away, passed) = (Some(epochs), None, true);
                 }
-                Err(error @ StoreError::Refused(_)) => return Err(error.into()),
+                // A store that never passed is a mistake of whoever started this. One that did pass
+                // may become usable again, and until then nobody is served from it.
+                Err(error @ StoreError::Refused(_)) if !passed => return Err(error.into()),
                 Err(error) => {
                     self.gate.set(false);
                     checked = None;
                     let error = error.to_string();
-                    if away.is_none() {
-                        tracing::warn!(error, "not ready");
-                    }
                     if away.as_ref() != Some(&error) {
+                        tracing::warn!(error, "not ready");
                         self.readiness.not_ready(error.clone()).await;
                     }
                     away = Some(error);
@@ -302,7 +310,11 @@ impl Keeper {
     }
 
     async fn probe(&self) -> Result<Vec<Epoch>, StoreError> {
-        Ok(self.backend.store().health(self.clock.now()).await?.epochs)
+        let health = self.backend.store().health(self.clock.now()).await?;
+        if health.role == "replica" {
+            return Err(StoreError::Unavailable("it is a replica now, and takes no writes".to_owned()));
+        }
+        Ok(health.epochs)
     }
 }
 
@@ -344,14 +356,21 @@ impl Watched {
     }
 }
 
-/// SIGTERM or SIGINT.
+/// SIGTERM or SIGINT. SIGHUP, which asks for changed files to be read again, must not end the
+/// service; it says that it does not do that yet.
 fn termination() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                Some(()) = hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version reads its files only at start; restart it to have them read");
+                }
+            }
         }
     })
 }

@@ -149,7 +149,7 @@ pub enum LifeError {
     #[error(transparent)]
     Policy(#[from] PolicyViolation),
     /// The end does not lie in the future.
-    #[error("the key would end before it is made; choose a later end, or revoke it")]
+    #[error("must lie in the future")]
     EndInPast,
     /// The suspension would lift itself before it begins.
     #[error("must lie in the future; leave it out for a suspension that does not lift itself")]
@@ -224,7 +224,8 @@ impl KeyRecord {
         Ok(Change { after, action: Action::Updated, narrows, fields })
     }
 
-    /// Suspends by hand. Suspending again replaces the suspension.
+    /// Suspends by hand. Suspending again replaces the suspension but never ends it sooner: to lift
+    /// one is what [`Self::resume`] is for, and not everybody who may suspend may do that.
     ///
     /// # Errors
     /// When the key is revoked, or `until` does not lie in the future.
@@ -239,6 +240,11 @@ impl KeyRecord {
             return Err(LifeError::LiftedInPast);
         }
         let mut after = self.next_version()?;
+        let until = match after.suspensions.get(&SuspensionReason::Manual) {
+            // None is for ever.
+            Some(before) => before.until.zip(until).map(|(before, until)| before.max(until)),
+            None => until,
+        };
         after.suspensions.insert(SuspensionReason::Manual, Suspension { by, at: now, until, note });
         Ok(Change { after, action: Action::Suspended, narrows: true, fields: Vec::new() })
     }
@@ -307,13 +313,13 @@ impl KeyRecord {
             ..self.clone()
         };
         old.rotated_to = Some(new_id);
-        let narrows = grace.is_zero();
-        if narrows {
+        if grace.is_zero() {
             old.revocation = Some(Revocation { at: now, by, reason: Reason::from_static("rotated") });
         } else {
             let end = now.after(grace);
             old.expires_at = Some(self.expires_at.map_or(end, |expires_at| expires_at.min(end)));
         }
+        let narrows = old.living_until() < self.living_until();
         Ok((Change { after: old, action: Action::Rotated, narrows, fields: Vec::new() }, new))
     }
 
@@ -460,6 +466,21 @@ mod tests {
     }
 
     #[test]
+    fn suspending_again_never_lifts_sooner() {
+        let suspend = |record: &KeyRecord, until: Option<u64>| {
+            let change = record.suspend(by(), Reason::from_static(""), until.map(at), now()).unwrap();
+            change.after
+        };
+        let until = |record: &KeyRecord| record.suspensions.get(&SuspensionReason::Manual).unwrap().until;
+        let for_ever = suspend(&example(), None);
+        assert_eq!(until(&suspend(&for_ever, Some(2_000_001))), None);
+        let a_while = suspend(&example(), Some(3_000_000));
+        assert_eq!(until(&suspend(&a_while, Some(2_000_001))), Some(at(3_000_000)));
+        assert_eq!(until(&suspend(&a_while, Some(4_000_000))), Some(at(4_000_000)));
+        assert_eq!(until(&suspend(&a_while, None)), None);
+    }
+
+    #[test]
     fn resuming_lifts_what_was_done_by_hand_alone() {
         let mut record = example().suspend(by(), Reason::from_static("why"), None, now()).unwrap().after;
         let owner = Suspension { by: by(), at: now(), until: None, note: Reason::from_static("") };
@@ -478,12 +499,13 @@ mod tests {
         assert_eq!((new.version, new.created_at, &new.scopes), (1, now(), &example().scopes));
 
         let (old, _) = rotate(&example(), &policy, HOUR, None).unwrap();
-        assert!(!old.narrows && old.after.revocation.is_none());
+        assert!(old.narrows && old.after.revocation.is_none(), "its end came nearer");
         assert_eq!(old.after.expires_at, Some(now().after(HOUR)));
 
         let ends_sooner = KeyRecord { expires_at: Some(at(2_000_500)), ..example() };
         let (old, _) = rotate(&ends_sooner, &policy, HOUR, None).unwrap();
         assert_eq!(old.after.expires_at, ends_sooner.expires_at);
+        assert!(!old.narrows, "it ends when it would have ended anyway");
         assert!(matches!(rotate(&old.after, &policy, HOUR, None), Err(LifeError::AlreadyRotated(_))));
     }
 

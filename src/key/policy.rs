@@ -111,6 +111,9 @@ impl Policy {
 }
 
 /// What an issuer may make: bounds beside its role. The default bounds nothing.
+///
+/// They bound what is given, and for which owners anything is changed. They do not bound reading:
+/// who may issue in a realm sees its keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Caps {
     /// Scopes that it may grant: each must be covered by one of these. None: any.

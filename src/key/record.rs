@@ -210,7 +210,8 @@ impl Argon2Profile {
     /// A record that asks for more was not written by it.
     #[must_use]
     pub const fn is_bearable(self) -> bool {
-        self.m_kib >= 8 * self.p && self.m_kib <= 65_536 && self.t >= 1 && self.t <= 10 && self.p >= 1 && self.p <= 4
+        // The lanes first: what is stored may hold any number.
+        self.p >= 1 && self.p <= 4 && self.m_kib >= 8 * self.p && self.m_kib <= 65_536 && self.t >= 1 && self.t <= 10
     }
 }
 

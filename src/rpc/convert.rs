@@ -16,6 +16,9 @@ use crate::service::page::{DEFAULT_PAGE, MAX_PAGE};
 use crate::service::sweep::Selection;
 use crate::service::{Error, Fence, FieldViolation};
 
+/// Times are kept in milliseconds.
+const SHORTEST_TTL: Duration = Duration::from_millis(1);
+
 /// Collects what is wrong with a request's fields, so that the caller is told all of it at once.
 #[derive(Debug, Default)]
 struct Fields(Vec<FieldViolation>);
@@ -101,7 +104,8 @@ fn parse_time(time: prost_types::Timestamp) -> Result<Timestamp, Invalid> {
     let out_of_range = || Invalid::new("must be a time from 1970 to 9999");
     let seconds = u64::try_from(time.seconds).map_err(|_| out_of_range())?;
     let nanos = u32::try_from(time.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(out_of_range)?;
-    let millis = seconds.checked_mul(1000).ok_or_else(out_of_range)? + u64::from(nanos / 1_000_000);
+    let millis = seconds.checked_mul(1000).and_then(|millis| millis.checked_add(u64::from(nanos / 1_000_000)));
+    let millis = millis.ok_or_else(out_of_range)?;
     if millis > Timestamp::MAX.as_millis() { Err(out_of_range()) } else { Ok(Timestamp::from_millis(millis)) }
 }
 
@@ -130,8 +134,8 @@ pub(super) fn draft(request: v1::CreateKeyRequest) -> Result<(Draft, Option<Requ
     let lifetime = match request.lifetime {
         None => Some(None),
         Some(Wire::Ttl(ttl)) => match fields.take("ttl", parse_span(ttl)) {
-            Some(Duration::ZERO) => {
-                fields.wrong("ttl", "must be more than zero; leave it out for the realm's default");
+            Some(ttl) if ttl < SHORTEST_TTL => {
+                fields.wrong("ttl", "must be at least a millisecond; leave it out for the realm's default");
                 None
             }
             ttl => ttl.map(|ttl| Some(Lifetime::For(ttl))),
@@ -226,6 +230,9 @@ pub(super) fn listing(request: v1::ListKeysRequest) -> Result<Listing, Error> {
 const UPDATABLE: &str = "name, description, scopes, not_before, expires_at, allowed_cidrs, allowed_principals, \
                          metadata, owner.display_name";
 
+/// More than there are fields to name.
+const MAX_PATHS: usize = 16;
+
 /// Which key to change, how, and the version that it must have.
 pub(super) fn update(request: v1::UpdateKeyRequest) -> Result<(KeyId, Patch, Option<u64>), Error> {
     let mut fields = Fields::default();
@@ -233,6 +240,10 @@ pub(super) fn update(request: v1::UpdateKeyRequest) -> Result<(KeyId, Patch, Opt
     let id = fields.id("key.id", &key.id);
     let mut patch = Patch::default();
     let paths = request.update_mask.unwrap_or_default().paths;
+    if paths.len() > MAX_PATHS {
+        fields.wrong("update_mask", format!("names more than {MAX_PATHS} fields; choose of {UPDATABLE}"));
+        return fields.finish(None);
+    }
     if paths.is_empty() {
         fields.wrong("update_mask", format!("is required: name the fields to change, of {UPDATABLE}"));
     }
@@ -273,8 +284,8 @@ pub(super) fn rotation(request: v1::RotateKeyRequest) -> Result<Rotation, Error>
         fields.wrong("grace", "must be at most 30 days");
     }
     let ttl = fields.span("ttl", request.ttl);
-    if ttl == Some(Some(Duration::ZERO)) {
-        fields.wrong("ttl", "must be more than zero; leave it out for the old key's lifetime");
+    if matches!(ttl, Some(Some(ttl)) if ttl < SHORTEST_TTL) {
+        fields.wrong("ttl", "must be at least a millisecond; leave it out for the old key's lifetime");
     }
     let request_id = fields.optional("request_id", &request.request_id, RequestId::parse);
     let rotation = (|| Some(Rotation { id: id?, grace: grace?, ttl: ttl?, request_id: request_id? }))();

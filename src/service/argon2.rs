@@ -1,6 +1,8 @@
 //! Where Argon2 runs: a light profile inline (microseconds), a heavy one on its own thread behind
 //! a bounded number of permits, shedding instead of queueing.
 
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 
 use super::error::{Error, ErrorKind};
@@ -14,12 +16,12 @@ const PERMITS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Gate {
     pub(super) fn new() -> Self {
-        Self { permits: Semaphore::new(PERMITS) }
+        Self { permits: Arc::new(Semaphore::new(PERMITS)) }
     }
 
     /// Runs `work`, whose cost is that of `profile`.
@@ -35,7 +37,12 @@ impl Gate {
             Error::new(ErrorKind::Overloaded, "too many keys are being hashed at once; try again")
                 .retry_after(std::time::Duration::from_millis(200))
         };
-        let _permit = self.permits.try_acquire().map_err(|_| overloaded())?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| overloaded())?;
+        // The permit goes with the work: a caller who gives up does not end it.
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(HashError::Argon2.into()),
@@ -73,10 +80,18 @@ mod tests {
         tokio::task::spawn_blocking(move || (0..PERMITS).for_each(|_| running.recv().unwrap())).await.unwrap();
         assert_eq!(gate.run(HEAVY, || Ok(())).await.unwrap_err().kind, ErrorKind::Overloaded);
         assert!(gate.run(Argon2Profile::LIGHT, || Ok(())).await.is_ok());
-        drop(releases);
-        for run in runs {
-            assert!(run.await.unwrap().is_ok());
+        // Callers who give up leave their work running, and its permits taken.
+        for run in &runs {
+            run.abort();
         }
+        for run in runs {
+            assert!(run.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(gate.run(HEAVY, || Ok(())).await.unwrap_err().kind, ErrorKind::Overloaded);
+        drop(releases);
+        // Once the work has ended, there is room again.
+        let all = gate.permits.acquire_many(u32::try_from(PERMITS).unwrap()).await.unwrap();
+        drop(all);
         assert!(gate.run(HEAVY, || Ok(())).await.is_ok());
     }
 }

@@ -119,6 +119,13 @@ impl AuditLog {
         Ok(EventPage { events, next_page_token })
     }
 
+    /// How many events to ask one shard for: about twice its part of a page, so that a page of many
+    /// shards is not many pages in memory.
+    fn share(&self, page_size: usize) -> usize {
+        let shards = usize::from(self.core.store.shards().max(1));
+        page_size.min(2 * page_size / shards + 8)
+    }
+
     /// The next events of one shard. Moves `progress` over events that do not match.
     async fn fill(
         &self,
@@ -138,7 +145,7 @@ impl AuditLog {
                 after,
                 newest_first: listing.newest_first,
                 filter: filter.clone(),
-                limit: listing.page_size,
+                limit: self.share(listing.page_size),
             };
             let page = self.core.store.audit(&query).await?;
             match (page.events.is_empty(), page.next) {

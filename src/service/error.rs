@@ -88,6 +88,9 @@ impl ErrorKind {
     ];
 }
 
+/// Most violations that one error tells.
+const MAX_VIOLATIONS: usize = 32;
+
 /// A field of the request that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldViolation {
@@ -126,9 +129,11 @@ impl Error {
         Self::fields(vec![FieldViolation { field: field.into(), problem: problem.into() }])
     }
 
-    /// Several wrong fields; at least one.
+    /// Several wrong fields; at least one. Of very many, the first are told: an error must not be
+    /// larger than what it answers.
     #[must_use]
-    pub fn fields(violations: Vec<FieldViolation>) -> Self {
+    pub fn fields(mut violations: Vec<FieldViolation>) -> Self {
+        violations.truncate(MAX_VIOLATIONS);
         let text = violations.iter().map(|one| format!("{}: {}", one.field, one.problem)).collect::<Vec<_>>();
         Self { violations, ..Self::new(ErrorKind::InvalidArgument, text.join("; ")) }
     }
@@ -166,7 +171,8 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Unavailable(_) => Self::internal(
                 ErrorKind::StoreUnavailable,
-                "the store did not answer; whether a change was made is not known, repeating the call is safe",
+                "the store did not answer; whether a change was made is not known. Repeat the call; one that makes a key \
+                 only with a request_id",
                 error,
             )
             .retry_after(Duration::from_millis(500)),

@@ -125,8 +125,19 @@ impl Lifecycle {
         let bucket = draft.owner.reference.bucket(&draft.realm);
         let id = KeyId::new(bucket, bytes(&*core.entropy)?);
         let (text, secret) = core.make(policy, id).await?;
-        let record = draft.into_record(policy, id, secret, call.principal.name.clone(), now)?;
-        call.principal.caps.check(&record, &policy.implications, now).map_err(|violation| Error::cap(&violation))?;
+        let made = draft.into_record(policy, id, secret, call.principal.name.clone(), now).map_err(Error::from);
+        let made = made.and_then(|record| {
+            let checked = call.principal.caps.check(&record, &policy.implications, now);
+            checked.map(|()| record).map_err(|violation| Error::cap(&violation))
+        });
+        let record = match made {
+            Ok(record) => record,
+            // What cannot be made today may have been made by this very call, when it was first made.
+            Err(error) => match core.earlier(token.as_ref(), bucket, now).await? {
+                Some(again) => return core.created_before(again, bucket, now).await,
+                None => return Err(error),
+            },
+        };
 
         let commit = Commit {
             bucket,
@@ -141,10 +152,7 @@ impl Lifecycle {
             Outcome::OwnerFull => Err(owner_full(policy)),
             Outcome::Replay(entry) => {
                 let again = token.ok_or_else(unasked_replay)?.again(core, entry)?;
-                let key_id = again.entry.key_id;
-                core.write_again(bucket, again, now).await?;
-                let record = core.store.get(key_id, now).await?.ok_or_else(Error::key_not_found)?;
-                Ok(Created { key: Seen { record, now }, text: None })
+                core.created_before(again, bucket, now).await
             }
             // 120 random bits met a key that exists, or history changed under the commit.
             Outcome::Conflict => Err(contention()),
@@ -182,6 +190,8 @@ impl Lifecycle {
                 limit: if listing.status.is_some() { page::MAX_PAGE } else { limit },
             };
             let found = core.store.list(&query, now).await?;
+            // A store that answers from memory never waits: let others, and the deadline, have a turn.
+            tokio::task::yield_now().await;
             looked_at += found.records.len().max(1);
             after = found.next;
             for record in found.records {
@@ -288,15 +298,19 @@ impl Lifecycle {
             let new_id = KeyId::new(bucket, bytes(&*core.entropy)?);
             let (text, secret) = core.make(policy, new_id).await?;
             let by = call.principal.name.clone();
-            let (change, new) = match record.rotate(policy, new_id, secret, by, rotation.grace, rotation.ttl, now) {
+            let rotated = record.rotate(policy, new_id, secret, by, rotation.grace, rotation.ttl, now);
+            let rotated = rotated.map_err(Error::from).and_then(|(change, new)| {
+                let checked = call.principal.caps.check(&new, &policy.implications, now);
+                checked.map(|()| (change, new)).map_err(|violation| Error::cap(&violation))
+            });
+            let (change, new) = match rotated {
                 Ok(rotated) => rotated,
                 // The rotation may have been this very call, repeated.
                 Err(error) => match core.earlier(token.as_ref(), bucket, now).await? {
                     Some(again) => return self.rotated_before(again, record, bucket, now).await,
-                    None => return Err(error.into()),
+                    None => return Err(error),
                 },
             };
-            call.principal.caps.check(&new, &policy.implications, now).map_err(|violation| Error::cap(&violation))?;
 
             let old = change.after;
             let mut rotated = event(call, &old, Action::Rotated, now);
@@ -342,28 +356,20 @@ impl Lifecycle {
     ) -> Result<Rotated, Error> {
         let core = &*self.core;
         let new_id = again.entry.key_id;
-        // A rotation without grace was a revocation: its repetition is a new log entry.
-        let fence = if old.revocation.is_some() {
-            let version = old.version;
-            let commit = Commit {
-                bucket,
-                writes: vec![core.write(KeyRecord { version: version + 1, ..old.clone() }, Expect::Version(version))],
-                events: Vec::new(),
-                idempotency: Some(again),
-                guard: None,
-                effect: Effect::TakesAway,
-            };
-            match core.commit(&commit, now).await? {
-                Outcome::Done(cursor) => Some(Fence::at(cursor)),
-                _ => return Err(contention()),
-            }
-        } else {
-            core.write_again(bucket, again, now).await?;
-            None
+        // The rotation took something from the old key: its repetition is a new log entry of that.
+        let version = old.version;
+        let commit = Commit {
+            bucket,
+            writes: vec![core.write(KeyRecord { version: version + 1, ..old.clone() }, Expect::Version(version))],
+            events: Vec::new(),
+            idempotency: Some(again),
+            guard: None,
+            effect: Effect::TakesAway,
         };
+        let Outcome::Done(cursor) = core.commit(&commit, now).await? else { return Err(contention()) };
         let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?;
         let old = core.store.get(old.id, now).await?.map(|record| Seen { record, now });
-        Ok(Rotated { key: Seen { record, now }, text: None, old, fence })
+        Ok(Rotated { key: Seen { record, now }, text: None, old, fence: Some(Fence::at(cursor)) })
     }
 
     /// Takes one step in a key's life, again when somebody else was faster. `compute` answers
@@ -403,7 +409,8 @@ impl Lifecycle {
                     Some(again) => Some(Idempotency::clone(again)),
                     None => token.as_ref().map(|token| token.first(core, id, now)),
                 },
-                guard: None,
+                // A key that comes back to life counts against its owner's limit again.
+                guard: (!record.is_living(now) && change.after.is_living(now)).then(|| guard(&change.after, policy)),
                 effect: if change.narrows { Effect::TakesAway } else { Effect::Adds },
                 writes: vec![core.write(change.after.clone(), Expect::Version(record.version))],
             };
@@ -416,7 +423,7 @@ impl Lifecycle {
                 }
                 Outcome::Replay(entry) => replay = Some(token.ok_or_else(unasked_replay)?.again(core, entry)?),
                 Outcome::Conflict => {}
-                Outcome::OwnerFull => return Err(contention()),
+                Outcome::OwnerFull => return Err(owner_full(policy)),
             }
         }
         Err(contention())
@@ -446,6 +453,14 @@ impl Core {
     async fn make(&self, policy: &Policy, id: KeyId) -> Result<(ApiKey, crate::key::SecretHash), Error> {
         let (hasher, entropy, prefix) = (Arc::clone(&self.hasher), Arc::clone(&self.entropy), policy.prefix);
         self.argon2.run(hasher.profile(), move || hasher.make(&prefix, id, &*entropy)).await
+    }
+
+    /// Answers a repeated creation: writes again, then tells what the first one made.
+    async fn created_before(&self, again: Idempotency, bucket: u8, now: Timestamp) -> Result<Created, Error> {
+        let key_id = again.entry.key_id;
+        self.write_again(bucket, again, now).await?;
+        let record = self.store.get(key_id, now).await?.ok_or_else(Error::key_not_found)?;
+        Ok(Created { key: Seen { record, now }, text: None })
     }
 
     /// Writes an idempotency entry once more, and nothing else.

@@ -1,7 +1,8 @@
 //! RevokeKeys: ends every key that matches, in commits of up to 256, one fence per shard.
 //!
 //! Safe to repeat: a key that is revoked already is counted and left alone, so a call that was cut
-//! off goes on where it stopped.
+//! off goes on where it stopped. In a shard where nothing is left to revoke, one revoked key is
+//! written once more: what an earlier, unanswered call wrote there must be waited for too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use super::access::{Call, Right};
 use super::error::{Error, ErrorKind};
 use super::{Core, Fence, MAX_CONFLICTS, contention, event, page, require};
 use crate::clock::Timestamp;
-use crate::key::{Action, KeyRecord, OwnerRef, Realm, Reason, Scope, Status};
-use crate::store::{Commit, Effect, Expect, ListQuery, LogCursor, MAX_WRITES, Outcome, shard_of};
+use crate::key::{Action, Caps, KeyRecord, OwnerRef, Realm, Reason, Scope, Status};
+use crate::store::{Commit, Effect, Expect, ListCursor, ListPage, ListQuery, LogCursor, MAX_WRITES, Outcome, shard_of};
 
 /// Which keys to end: all of the realm that match every filter.
 #[derive(Debug, Clone)]
@@ -61,25 +62,26 @@ impl Sweep {
         require(&call.principal, Right::Issue, &selection.realm)?;
         check_owner_cap(call, selection)?;
         let now = core.clock.now();
+        if call.principal.caps.scopes.is_some() {
+            self.check_scopes_cap(call, selection, now).await?;
+        }
         let mut swept = Swept::default();
         let mut fences: BTreeMap<u16, LogCursor> = BTreeMap::new();
+        // A revoked key of each shard.
+        let mut revoked: BTreeMap<u16, KeyRecord> = BTreeMap::new();
         let mut after = None;
         loop {
-            let query = ListQuery {
-                realm: selection.realm.clone(),
-                owner: selection.owner.clone(),
-                after,
-                limit: page::MAX_PAGE,
-            };
-            let found = core.store.list(&query, now).await?;
+            let found = self.page(selection, after, now).await?;
             let mut by_shard: BTreeMap<u16, Vec<KeyRecord>> = BTreeMap::new();
             for record in found.records.into_iter().filter(|record| self.matches(record, selection)) {
+                let shard = shard_of(record.id.bucket(), core.store.shards());
                 match record.status(now) {
-                    Status::Revoked | Status::Expired => swept.already_ended += 1,
-                    Status::Active | Status::Suspended => {
-                        let shard = shard_of(record.id.bucket(), core.store.shards());
-                        by_shard.entry(shard).or_default().push(record);
+                    Status::Revoked => {
+                        swept.already_ended += 1;
+                        revoked.entry(shard).or_insert(record);
                     }
+                    Status::Expired => swept.already_ended += 1,
+                    Status::Active | Status::Suspended => by_shard.entry(shard).or_default().push(record),
                 }
             }
             for (shard, records) in by_shard {
@@ -93,10 +95,68 @@ impl Sweep {
             }
             after = found.next;
             if after.is_none() {
-                swept.fences = fences.into_values().map(Fence::at).collect();
-                return Ok(swept);
+                break;
             }
         }
+        if !selection.dry_run {
+            revoked.retain(|shard, _| !fences.contains_key(shard));
+            for (shard, record) in revoked {
+                fences.insert(shard, self.write_again(call, &record, now).await?);
+            }
+        }
+        swept.fences = fences.into_values().map(Fence::at).collect();
+        Ok(swept)
+    }
+
+    async fn page(&self, selection: &Selection, after: Option<ListCursor>, now: Timestamp) -> Result<ListPage, Error> {
+        let query =
+            ListQuery { realm: selection.realm.clone(), owner: selection.owner.clone(), after, limit: page::MAX_PAGE };
+        let found = self.core.store.list(&query, now).await?;
+        // A store that answers from memory never waits: let others, and the deadline, have a turn.
+        tokio::task::yield_now().await;
+        Ok(found)
+    }
+
+    /// A caller that may grant some scopes only may revoke many keys only if they hold no others:
+    /// nothing is revoked unless all of them may be.
+    async fn check_scopes_cap(&self, call: &Call, selection: &Selection, now: Timestamp) -> Result<(), Error> {
+        let implications = &self.core.policies.of(&selection.realm).implications;
+        // A revoked key has no lifetime left that could be too long.
+        let caps = Caps { max_ttl: None, ..call.principal.caps.clone() };
+        let mut after = None;
+        loop {
+            let found = self.page(selection, after, now).await?;
+            for record in found.records.iter().filter(|record| self.matches(record, selection)) {
+                caps.check(record, implications, now).map_err(|violation| Error::cap(&violation))?;
+            }
+            after = found.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes a revoked key once more. Somebody who is faster writes it as well, so that is tried
+    /// again.
+    async fn write_again(&self, call: &Call, record: &KeyRecord, now: Timestamp) -> Result<LogCursor, Error> {
+        let core = &*self.core;
+        let mut record = record.clone();
+        for _ in 0..MAX_CONFLICTS {
+            let change = record.revoke(call.principal.name.clone(), Reason::from_static(""), now);
+            let commit = Commit {
+                bucket: record.id.bucket(),
+                writes: vec![core.write(change.after, Expect::Version(record.version))],
+                events: Vec::new(),
+                idempotency: None,
+                guard: None,
+                effect: Effect::TakesAway,
+            };
+            if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
+                return Ok(cursor);
+            }
+            record = core.store.get(record.id, now).await?.ok_or_else(contention)?;
+        }
+        Err(contention())
     }
 
     fn matches(&self, record: &KeyRecord, selection: &Selection) -> bool {

@@ -416,7 +416,7 @@ impl Model {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per call, each of them short")]
-    fn apply(&mut self, op: &Op, now: Timestamp) -> Predicted {
+    fn apply(&mut self, op: &Op, ids: &[KeyId], now: Timestamp) -> Predicted {
         let pick = |number: usize| if self.keys.is_empty() { None } else { Some(number % self.keys.len()) };
         let found = |number: usize| match pick(number) {
             None => Err(Predicted::Text("no key".to_owned())),
@@ -429,12 +429,6 @@ impl Model {
         };
         let result = match op {
             Op::Create { owner, scopes, ttl, begins_in, request } => {
-                // Whether the wish makes sense is asked before anything else.
-                if let (Some(begin), Some(ttl)) = (begins_in, ttl)
-                    && begin >= ttl
-                {
-                    return Predicted::Error(ErrorKind::InvalidArgument);
-                }
                 let begins = begins_in.map(|span| now.after(span));
                 let content = format!("{owner} {scopes} {ttl:?} {begins:?}");
                 if let Some(first) = self.remembered("create", *request, now) {
@@ -443,6 +437,11 @@ impl Model {
                         (true, true) => Predicted::Error(ErrorKind::KeyNotFound),
                         (true, false) => self.shown(first.key, now),
                     };
+                }
+                if let (Some(begin), Some(ttl)) = (begins_in, ttl)
+                    && begin >= ttl
+                {
+                    return Predicted::Error(ErrorKind::InvalidArgument);
                 }
                 if self.living(*owner, now) >= KEYS_PER_OWNER {
                     return Predicted::Error(ErrorKind::OwnerKeyLimit);
@@ -489,6 +488,8 @@ impl Model {
                 self.shown(index, now)
             }),
             Op::Reend(number, end) => not_revoked(*number).and_then(|index| {
+                let revived = self.keys[index].status(now) == Status::Expired;
+                let full = self.living(self.keys[index].owner, now) >= KEYS_PER_OWNER;
                 let key = &mut self.keys[index];
                 let ends = end.map(|span| now.after(span));
                 if key.ends == ends {
@@ -496,6 +497,9 @@ impl Model {
                 }
                 if matches!((key.begins, ends), (Some(begin), Some(end)) if begin >= end) {
                     return Err(Predicted::Error(ErrorKind::InvalidArgument));
+                }
+                if revived && full {
+                    return Err(Predicted::Error(ErrorKind::OwnerKeyLimit));
                 }
                 key.ends = ends;
                 key.version += 1;
@@ -517,9 +521,7 @@ impl Model {
                         };
                         return Err(Predicted::Error(error));
                     }
-                    if old.revoked.is_some() {
-                        self.keys[index].version += 1;
-                    }
+                    self.keys[index].version += 1;
                     return if self.keys[first].gone(now) {
                         Err(Predicted::Error(ErrorKind::KeyNotFound))
                     } else {
@@ -557,7 +559,11 @@ impl Model {
                 Ok(self.shown(key, now))
             }),
             Op::Suspend(number, until) => not_revoked(*number).map(|index| {
-                self.keys[index].suspended = Some(until.map(|span| now.after(span)));
+                let until = until.map(|span| now.after(span));
+                self.keys[index].suspended = Some(match self.keys[index].suspended {
+                    None => until,
+                    Some(before) => before.zip(until).map(|(before, until)| before.max(until)),
+                });
                 self.keys[index].version += 1;
                 self.shown(index, now)
             }),
@@ -589,6 +595,19 @@ impl Model {
                     if !dry_run {
                         key.revoked = Some(now);
                         key.version += 1;
+                    }
+                }
+                // Nothing was left to revoke: the first revoked key is written once more.
+                if !dry_run && revoked == 0 {
+                    let mut places: Vec<_> = (0..self.keys.len())
+                        .filter(|&index| {
+                            let key = &self.keys[index];
+                            key.owner == *owner && key.revoked.is_some() && !key.gone(now)
+                        })
+                        .collect();
+                    places.sort_by_key(|&index| (self.keys[index].created, ids[index]));
+                    if let Some(&first) = places.first() {
+                        self.keys[first].version += 1;
                     }
                 }
                 Ok(Predicted::Text(format!("revoked {revoked} ended {ended}")))
@@ -683,7 +702,8 @@ async fn run(stores: &[(&str, Arc<dyn Store>)], ops: &[Op]) -> Result<(), TestCa
     let mut model = Model::default();
     for (index, op) in ops.iter().enumerate() {
         let now = worlds.first().map_or(start, |(_, world)| world.clock.now());
-        let predicted = model.apply(op, now);
+        let ids: Vec<_> = worlds.iter().take(1).flat_map(|(_, world)| &world.keys).map(|(_, id)| *id).collect();
+        let predicted = model.apply(op, &ids, now);
         let mut first: Option<String> = None;
         for (name, world) in &mut worlds {
             let answer = world.apply(op).await;

@@ -289,3 +289,54 @@ async fn an_issuer_for_some_owners_cannot_revoke_those_of_others() {
     let seen = keys.get_key(with(&admin(), v1::GetKeyRequest { id: key.id })).await.unwrap().into_inner().key.unwrap();
     assert_eq!(seen.status(), v1::KeyStatus::Active);
 }
+
+/// Suspending again must not be a way to lift a suspension that one may not resume.
+#[tokio::test]
+async fn a_capped_issuer_cannot_shorten_a_suspension() {
+    let api = Api::embedded();
+    let keys = Keys::new(api.service.clone());
+    let (key, _) = make(&api, &["a:admin"], None).await;
+    let suspend = |until| v1::SuspendKeyRequest { id: key.id.clone(), reason: String::new(), until };
+    keys.suspend_key(with(&admin(), suspend(None))).await.unwrap();
+    let capped = issuer(Caps { scopes: Some(vec![Scope::parse("b:read").unwrap()]), ..Caps::default() });
+    let soon = prost_types::Timestamp { seconds: 253_402_300_799, nanos: 0 };
+    let after = keys.suspend_key(with(&capped, suspend(Some(soon)))).await.unwrap().into_inner().key.unwrap();
+    assert_eq!(after.suspensions.first().unwrap().until, None);
+}
+
+#[tokio::test]
+async fn an_issuer_of_some_scopes_revokes_many_keys_only_if_they_hold_no_others() {
+    let api = Api::embedded();
+    let keys = Keys::new(api.service.clone());
+    let (weak, _) = make(&api, &["a:read"], None).await;
+    let (strong, _) = make(&api, &["b:admin"], None).await;
+    let ttl = Some(Duration::from_secs(60));
+    let capped = issuer(Caps { scopes: Some(vec![Scope::parse("a:write").unwrap()]), max_ttl: ttl, ..Caps::default() });
+    let request = |scope: &str| v1::RevokeKeysRequest {
+        realm: REALM.to_owned(),
+        all: scope.is_empty(),
+        scope: scope.to_owned(),
+        ..v1::RevokeKeysRequest::default()
+    };
+    let refused = keys.revoke_keys(with(&capped, request(""))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    for id in [&weak.id, &strong.id] {
+        let seen = keys.get_key(with(&admin(), v1::GetKeyRequest { id: id.clone() })).await.unwrap().into_inner();
+        assert_eq!(seen.key.unwrap().status(), v1::KeyStatus::Active, "nothing was revoked");
+    }
+    assert_eq!(keys.revoke_keys(with(&capped, request("a:read"))).await.unwrap().into_inner().revoked, 1);
+}
+
+#[tokio::test]
+async fn an_auditor_of_one_realm_sees_no_event_of_another() {
+    let api = Api::embedded();
+    make(&api, &[], None).await;
+    let audit = Audit::new(api.service.clone());
+    for (realms, events) in
+        [(Realms::Only(vec![Realm::parse("other").unwrap()]), 0), (Realms::Only(vec![realm()]), 1), (Realms::All, 1)]
+    {
+        let call = caller(vec![Grant { role: Role::Auditor, realms }], Caps::default());
+        let answer = audit.list_events(with(&call, v1::ListEventsRequest::default())).await.unwrap().into_inner();
+        assert_eq!(answer.events.len(), events);
+    }
+}

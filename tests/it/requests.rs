@@ -379,3 +379,39 @@ async fn many_keys_are_revoked_in_commits_of_256_with_one_fence_a_shard() {
     let unproven = client.keys().revoke_keys(Request::new(v1::RevokeKeysRequest::default())).await.unwrap_err();
     assert_eq!(unproven.code(), Code::Unauthenticated);
 }
+
+#[tokio::test]
+async fn an_error_is_not_larger_than_a_few_of_its_violations() {
+    let client = Client::new();
+    let paths: Vec<String> = (0..50_000).map(|number| format!("p{number}")).collect();
+    let request = v1::UpdateKeyRequest { key: None, update_mask: Some(FieldMask { paths }) };
+    let refused = client.keys().update_key(with(&admin(), request)).await.unwrap_err();
+    assert_eq!(fields(&refused), ["key.id", "update_mask"]);
+    assert!(refused.message().len() + refused.details().len() < 4_096, "{}", refused.message().len());
+}
+
+#[tokio::test]
+async fn a_time_beyond_what_can_be_counted_is_refused() {
+    let client = Client::new();
+    let not_before = Some(Timestamp { seconds: 18_446_744_073_709_551, nanos: 999_999_999 });
+    let refused = client.create(v1::CreateKeyRequest { not_before, ..create() }).await.unwrap_err();
+    assert_eq!(fields(&refused), ["not_before"]);
+}
+
+#[tokio::test]
+async fn a_creation_is_repeated_after_its_end_has_come() {
+    let clock = std::sync::Arc::new(keyclasp::clock::ManualClock::new(SystemClock::new().now()));
+    let client = Client { api: Api::embedded_at(std::sync::Arc::<keyclasp::clock::ManualClock>::clone(&clock)) };
+    let request = v1::CreateKeyRequest {
+        lifetime: Some(v1::create_key_request::Lifetime::ExpiresAt(in_seconds(60))),
+        request_id: "one".to_owned(),
+        ..create()
+    };
+    let first = client.create(request.clone()).await.unwrap().key.unwrap();
+    clock.advance(std::time::Duration::from_secs(120));
+    let again = client.create(request.clone()).await.unwrap();
+    let key = again.key.unwrap();
+    assert_eq!((&key.id, key.status(), again.api_key.as_str()), (&first.id, v1::KeyStatus::Expired, ""));
+    let fresh = client.create(v1::CreateKeyRequest { request_id: "two".to_owned(), ..request }).await.unwrap_err();
+    assert_eq!(fields(&fresh), ["expires_at"]);
+}

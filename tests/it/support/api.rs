@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyclasp::clock::SystemClock;
+use keyclasp::clock::{Clock, SystemClock};
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::{Argon2Profile, PepperId, SecretBytes};
 use keyclasp::random::OsEntropy;
@@ -16,24 +16,29 @@ use super::TempDir;
 /// The use cases, and what they stand on.
 pub(crate) struct Api {
     pub(crate) service: Service,
-    _dir: Option<TempDir>,
+    _dir: TempDir,
 }
 
 impl Api {
     /// Over an embedded store of its own.
     pub(crate) fn embedded() -> Self {
-        let dir = TempDir::new();
-        let store = EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap();
-        Self { service: Self::over(Arc::new(store)), _dir: Some(dir) }
+        Self::embedded_at(Arc::new(SystemClock::new()))
     }
 
-    fn over(store: Arc<dyn Store>) -> Service {
+    /// The same, with a clock of the test's own.
+    pub(crate) fn embedded_at(clock: Arc<dyn Clock>) -> Self {
+        let dir = TempDir::new();
+        let store = EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap();
+        Self { service: Self::over(Arc::new(store), clock), _dir: dir }
+    }
+
+    fn over(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Service {
         let id = PepperId::parse("p1").unwrap();
         let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
         Service::new(Parts {
             store,
             hasher: Arc::new(Hasher::new(keyring, Argon2Profile::LIGHT, &OsEntropy).unwrap()),
-            clock: Arc::new(SystemClock::new()),
+            clock,
             entropy: Arc::new(OsEntropy),
             policies: Policies::default(),
             retention: Duration::from_secs(90 * 86_400),

@@ -30,6 +30,8 @@ pub(super) enum Keyring {
         id: String,
     },
     /// Removes a pepper, once no key is left under it.
+    ///
+    /// Asks one replica, which cannot speak for the others: restart every replica after `use` first.
     Retire {
         #[command(flatten)]
         place: Place,
@@ -132,6 +134,13 @@ fn retire(context: &mut Context, file: &KeyringFile, id: &PepperId, force: bool)
     if !force {
         let counted = block_on(counted(context))?;
         match counted.peppers.iter().find(|pepper| pepper.id == id.as_str()) {
+            // It was started before `use`: the next key that it makes would be under the pepper.
+            Some(pepper) if pepper.current => {
+                return Err(Failure::refused(format!(
+                    "the running service still makes new keys under the pepper {id}: restart every replica after \
+                     `keyclasp keyring use` first; one replica was asked, and it cannot speak for the others"
+                )));
+            }
             Some(pepper) if pepper.records == 0 => {}
             Some(pepper) => {
                 return Err(Failure::refused(format!(
@@ -150,6 +159,13 @@ fn retire(context: &mut Context, file: &KeyringFile, id: &PepperId, force: bool)
     }
     file.change(|peppers| peppers.retire(id)).map_err(failed)?;
     context.out.line(&format!("Retired the pepper {id}"))?;
+    if !force {
+        next(
+            context,
+            "One replica was asked, and it cannot speak for the others: keys that one makes which was not restarted \
+             since `keyclasp keyring use` would not pass any more.",
+        );
+    }
     next(context, "Give the file to every replica and restart them.");
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@ mod access;
 mod cli_retry;
 mod cmd;
 mod first_start;
+mod keyring;
 mod layers;
 mod model;
 mod process;

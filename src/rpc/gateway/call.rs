@@ -165,7 +165,7 @@ impl Future for CallFuture {
 fn too_late() -> Status {
     refuse(
         ErrorKind::DeadlineExceeded,
-        "the time for this call was up; whether a change was made is not known, repeating the call is safe",
+        "the time for this call was up; whether a change was made is not known: repeat it; a change only with a request_id",
     )
 }
 

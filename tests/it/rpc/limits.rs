@@ -113,6 +113,7 @@ async fn a_deadline_ends_the_work_with_our_own_error() {
     let status = Status::from_header_map(response.headers()).unwrap();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+    assert!(status.message().contains("a change only with a request_id"), "{status:?}");
 
     let server = started();
     let body = format!(r#"{{"apiKey":"{NEVER}"}}"#);

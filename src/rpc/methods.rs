@@ -12,8 +12,11 @@ use super::proto;
 const PACKAGE: &str = "keyclasp.";
 /// The health service.
 const HEALTH: &str = "grpc.health.v1.Health";
+/// Services that need no caller: whether this process serves, and what its API is, are no secrets.
+const OPEN_SERVICES: [&str; 3] =
+    [HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 /// Methods of ours that need no caller: the presented key is the right.
-const OPEN: [&str; 1] = ["/keyclasp.v1.KeyService/RevokeOwnKey"];
+const OPEN_METHODS: [&str; 1] = ["/keyclasp.v1.KeyService/RevokeOwnKey"];
 /// What is stored, but is no part of the API.
 const NOT_FOR_REFLECTION: &str = "keyclasp/store/";
 
@@ -77,7 +80,7 @@ impl Methods {
                     index,
                     ours,
                     health: service == HEALTH,
-                    open: !ours || OPEN.contains(&path.as_str()),
+                    open: is_open(&service, &path),
                     unary: !method.is_client_streaming() && !method.is_server_streaming(),
                     input: method.input(),
                     output: method.output(),
@@ -107,9 +110,32 @@ impl Methods {
     }
 }
 
+/// Whether a method needs no caller: what is not listed needs one, whoever its service belongs to.
+fn is_open(service: &str, path: &str) -> bool {
+    OPEN_SERVICES.contains(&service) || OPEN_METHODS.contains(&path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_listed_needs_a_caller_also_if_it_is_not_ours() {
+        for service in
+            ["grpc.channelz.v1.Channelz", "grpc.health.v2.Health", "grpc.health.v1.Health2", "", "other.v1.X"]
+        {
+            assert!(!is_open(service, &format!("/{service}/Check")), "{service}");
+        }
+        assert!(!is_open("other.v1.KeyService", "/other.v1.KeyService/RevokeOwnKey"));
+        let methods = Methods::load().unwrap();
+        // A name that changed would close what has to be open.
+        for name in OPEN_SERVICES {
+            assert!(methods.all().iter().any(|method| method.service == name), "{name}");
+        }
+        for path in OPEN_METHODS {
+            assert!(methods.all().iter().any(|method| method.path == path), "{path}");
+        }
+    }
 
     #[test]
     fn the_methods_are_known_and_few_are_open() {

@@ -5,6 +5,7 @@
 mod access;
 mod cli_retry;
 mod cmd;
+mod codec;
 mod first_start;
 mod keyring;
 mod layers;

@@ -2,8 +2,10 @@
 //!
 //! In this order: which method (else 404 or UNIMPLEMENTED); room for one more call (else it is shed
 //! at once); who calls; how long it may take; the service. The path of a gRPC call is kept short: a
-//! look-up of its path, a digest of its token, one insertion into its extensions.
+//! look-up of its path, a digest of its token, one insertion into its extensions. Nothing here waits
+//! before the caller is known: a place that a stranger takes is one for strangers, or free at once.
 
+mod body;
 mod call;
 mod form;
 mod health;
@@ -22,19 +24,20 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
 
+pub use self::body::RequestBody;
 pub use self::call::CallFuture;
 pub(super) use self::call::adopt;
 use self::call::{Ticket, Work};
 use self::form::{Refused, Speech};
 pub use self::health::Health;
-pub use self::route::{RequestBody, Route};
+pub use self::route::Route;
 use super::auth::{self, Anonymous, Authenticator};
 use super::deadline::Form;
 use super::error::status;
 use super::json;
 use super::limits::ServerLimits;
 use super::methods::{Method, Methods};
-use super::metrics::{RpcMetrics, UNKNOWN_METHOD};
+use super::metrics::{Place, RpcMetrics, UNKNOWN_METHOD};
 use super::proto::v1::admin_service_server::{AdminService, AdminServiceServer};
 use super::proto::v1::audit_service_server::{AuditService, AuditServiceServer};
 use super::proto::v1::key_service_server::{KeyService, KeyServiceServer};
@@ -242,7 +245,7 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
     type Future = CallFuture;
 
     fn call(&self, request: Request<Incoming>) -> CallFuture {
-        self.handle(request.map(RequestBody::Incoming))
+        self.handle(request.map(RequestBody::incoming))
     }
 }
 
@@ -261,6 +264,9 @@ impl Connection {
             Ok(admitted) => admitted,
             Err(refused) => return self.answer(method.index, started, refused),
         };
+        if method.one_message {
+            request.body_mut().arrives_within(shared.limits.message_time);
+        }
         let work = match form {
             Form::Grpc => Work::Grpc(entry.route.call(request)),
             Form::Json => {
@@ -283,11 +289,18 @@ impl Connection {
         let shared = self.peer.shared();
         let form = form::of(method, speaks, request)?;
         let refused = |error: Error| Refused::new(form, status(error));
-        let counted = !method.health;
-        if counted && !shared.metrics.begin_call(shared.limits.in_flight) {
+        let place = match (method.health, method.open) {
+            (true, _) => None,
+            (false, true) => Some((Place::Open, shared.limits.open_in_flight())),
+            (false, false) => Some((Place::Known, shared.limits.in_flight)),
+        };
+        if let Some((place, limit)) = place
+            && !shared.metrics.begin_call(place, limit)
+        {
             return Err(refused(overloaded()));
         }
-        let mut ticket = Ticket::new(Arc::clone(&self.peer), Arc::clone(method), form, started, counted);
+        let place = place.map(|(place, _)| place);
+        let mut ticket = Ticket::new(Arc::clone(&self.peer), Arc::clone(method), form, started, place);
         let admitted =
             self.authenticate(method, request).and_then(|()| shared.limits.deadlines.budget(request.headers(), form));
         match admitted {

@@ -126,7 +126,11 @@ async fn read(body: RequestBody, limit: usize) -> Result<Bytes, Status> {
     match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Err(_) => Err(refuse(ErrorKind::RequestMalformed, "the body ended before it was whole")),
+        Err(error) => Err(match error.downcast::<Status>() {
+            // Ours: it took too long.
+            Ok(status) if status.code() == Code::DeadlineExceeded => *status,
+            _ => refuse(ErrorKind::RequestMalformed, "the body ended before it was whole"),
+        }),
     }
 }
 

@@ -16,12 +16,25 @@ pub struct ServerLimits {
     /// Connections at a time; further ones are closed at once.
     pub connections: usize,
     /// Calls at a time over all connections; further ones are answered RESOURCE_EXHAUSTED at once.
+    /// Calls that need no caller have places of their own beside these.
     pub in_flight: usize,
     /// How long a peer may take to say which protocol it speaks, and over HTTP/1.1 to send the
     /// headers of a request; also how long an HTTP/1.1 connection may idle.
     pub header_timeout: Duration,
+    /// How long the message of a call may take to arrive, once its headers have. A stream of
+    /// messages has no such bound.
+    pub message_time: Duration,
     /// How long a call may take.
     pub deadlines: Deadlines,
+}
+
+impl ServerLimits {
+    /// Calls at a time of methods that need no caller. Anybody can fill these places: they are
+    /// fewer than, and apart from, those of [`in_flight`](Self::in_flight).
+    #[must_use]
+    pub fn open_in_flight(&self) -> usize {
+        (self.in_flight / 4).max(1)
+    }
 }
 
 impl Default for ServerLimits {
@@ -33,6 +46,7 @@ impl Default for ServerLimits {
             connections: 10_000,
             in_flight: 4096,
             header_timeout: Duration::from_secs(10),
+            message_time: Duration::from_secs(5),
             deadlines: Deadlines::default(),
         }
     }

@@ -35,6 +35,8 @@ pub(super) struct Method {
     pub(super) health: bool,
     /// Whether it needs no caller.
     pub(super) open: bool,
+    /// Whether it is asked with one message, whatever it answers.
+    pub(super) one_message: bool,
     /// Whether it is one message each way; only such a method can be called with JSON.
     pub(super) unary: bool,
     /// What it is asked.
@@ -81,6 +83,7 @@ impl Methods {
                     ours,
                     health: service == HEALTH,
                     open: is_open(&service, &path),
+                    one_message: !method.is_client_streaming(),
                     unary: !method.is_client_streaming() && !method.is_server_streaming(),
                     input: method.input(),
                     output: method.output(),

@@ -31,7 +31,8 @@ pub struct RpcMetrics {
 struct Inner {
     /// By the index of the method; the last one is for what is no method.
     methods: Vec<PerMethod>,
-    in_flight: AtomicUsize,
+    /// By kind of place.
+    in_flight: [AtomicUsize; PLACES],
     connections: AtomicUsize,
     refused_connections: AtomicU64,
     shed: AtomicU64,
@@ -59,6 +60,19 @@ impl PerMethod {
     }
 }
 
+/// What a call occupies while it is in flight: a stranger's call never takes the place of one whose
+/// caller is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// For methods that need a caller.
+    Known,
+    /// For methods that need none.
+    Open,
+}
+
+/// How many kinds there are.
+const PLACES: usize = 2;
+
 /// Index of what is no method.
 pub(super) const UNKNOWN_METHOD: usize = usize::MAX;
 
@@ -69,7 +83,7 @@ impl RpcMetrics {
         Self {
             inner: Arc::new(Inner {
                 methods: names.map(|name| PerMethod::new(name.to_owned())).collect(),
-                in_flight: AtomicUsize::new(0),
+                in_flight: [(); PLACES].map(|()| AtomicUsize::new(0)),
                 connections: AtomicUsize::new(0),
                 refused_connections: AtomicU64::new(0),
                 shed: AtomicU64::new(0),
@@ -85,7 +99,7 @@ impl RpcMetrics {
     /// Calls in flight now.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.inner.in_flight.load(Ordering::Relaxed)
+        self.inner.in_flight.iter().map(|places| places.load(Ordering::Relaxed)).sum()
     }
 
     /// Connections open now.
@@ -108,19 +122,28 @@ impl RpcMetrics {
         method.micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Whether one more call may begin where `limit` may be in flight; if so, it must end.
-    pub(super) fn begin_call(&self, limit: usize) -> bool {
-        if self.inner.in_flight.fetch_add(1, Ordering::Relaxed) < limit {
+    /// Whether one more call may begin where `limit` may hold a place of this kind; if so, it must
+    /// end.
+    pub(super) fn begin_call(&self, place: Place, limit: usize) -> bool {
+        if self.places(place).fetch_add(1, Ordering::Relaxed) < limit {
             return true;
         }
-        self.end_call();
+        self.end_call(place);
         self.inner.shed.fetch_add(1, Ordering::Relaxed);
         false
     }
 
     /// A call that began has ended.
-    pub(super) fn end_call(&self) {
-        self.inner.in_flight.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end_call(&self, place: Place) {
+        self.places(place).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn places(&self, place: Place) -> &AtomicUsize {
+        let [known, open] = &self.inner.in_flight;
+        match place {
+            Place::Known => known,
+            Place::Open => open,
+        }
     }
 
     /// A connection begins, unless `limit` are open.
@@ -146,7 +169,7 @@ impl Drop for OpenConnection {
 
 impl Collector for RpcMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Inner { methods, in_flight, connections, refused_connections, shed } = &*self.inner;
+        let Inner { methods, in_flight: _, connections, refused_connections, shed } = &*self.inner;
 
         let help = "Calls by method and gRPC code";
         let mut calls = encoder.encode_descriptor("rpc_calls", help, None, MetricType::Counter)?;
@@ -167,10 +190,12 @@ impl Collector for RpcMetrics {
             encode_latency(method, &mut latency)?;
         }
 
-        let gauges: [(&str, &str, &AtomicUsize); 2] =
-            [("rpc_in_flight", "Calls in flight", in_flight), ("rpc_connections", "Open connections", connections)];
+        let gauges = [
+            ("rpc_in_flight", "Calls in flight", self.in_flight()),
+            ("rpc_connections", "Open connections", connections.load(Ordering::Relaxed)),
+        ];
         for (name, help, gauge) in gauges {
-            let value = i64::try_from(gauge.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            let value = i64::try_from(gauge).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         let counters: [(&str, &str, &AtomicU64); 2] = [
@@ -240,10 +265,12 @@ mod tests {
     #[test]
     fn what_begins_counts_until_it_ends_and_only_so_many_begin() {
         let metrics = RpcMetrics::new(std::iter::empty());
-        assert_eq!([(); 3].map(|()| metrics.begin_call(2)), [true, true, false]);
+        assert_eq!([(); 3].map(|()| metrics.begin_call(Place::Known, 2)), [true, true, false]);
         assert_eq!(metrics.in_flight(), 2);
-        metrics.end_call();
-        assert!(metrics.begin_call(2));
+        metrics.end_call(Place::Known);
+        assert!(metrics.begin_call(Place::Known, 2));
+        assert!(metrics.begin_call(Place::Open, 1), "a place of its own");
+        assert_eq!(metrics.in_flight(), 3);
         let connections = [(); 2].map(|()| metrics.begin_connection(1));
         assert_eq!(connections.each_ref().map(Option::is_some), [true, false]);
         assert_eq!(metrics.connections(), 1);

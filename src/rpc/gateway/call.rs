@@ -21,6 +21,7 @@ use crate::rpc::deadline::Form;
 use crate::rpc::error::{refuse, status};
 use crate::rpc::json;
 use crate::rpc::methods::Method;
+use crate::rpc::metrics::Place;
 use crate::service::{Error, ErrorKind};
 
 /// What a call does.
@@ -39,15 +40,21 @@ pub(super) struct Ticket {
     started: Duration,
     /// How long the work may take from `started` on.
     pub(super) budget: Duration,
-    /// Whether it counts among those in flight.
-    in_flight: bool,
+    /// What it occupies. None: it does not count among those in flight.
+    place: Option<Place>,
     /// Whether its answer was counted.
     answered: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(peer: Arc<Peer>, method: Arc<Method>, form: Form, started: Duration, in_flight: bool) -> Self {
-        Self { peer, method, form, started, budget: Duration::ZERO, in_flight, answered: false }
+    pub(super) fn new(
+        peer: Arc<Peer>,
+        method: Arc<Method>,
+        form: Form,
+        started: Duration,
+        place: Option<Place>,
+    ) -> Self {
+        Self { peer, method, form, started, budget: Duration::ZERO, place, answered: false }
     }
 
     /// The call ends before it began; somebody else counts its answer.
@@ -93,8 +100,8 @@ impl Drop for Ticket {
         if !self.answered {
             self.count(Code::Cancelled);
         }
-        if self.in_flight {
-            self.peer.shared().metrics.end_call();
+        if let Some(place) = self.place {
+            self.peer.shared().metrics.end_call(place);
         }
     }
 }

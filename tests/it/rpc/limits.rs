@@ -1,6 +1,8 @@
 //! Bounds: calls in flight, streams, headers, deadlines, connections that say nothing.
 
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use keyclasp::rpc::gateway::RequestBody;
@@ -8,17 +10,20 @@ use keyclasp::rpc::limits::ServerLimits;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tonic::body::Body;
 use tonic::codegen::Bytes;
+use tonic::codegen::Service as _;
 use tonic::codegen::http::{self, Version};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
-use super::stub::{ECHO, NEVER, Stub, TOKEN, WAIT, known, rpc, start, started, validate};
+use super::stub::{ECHO, NEVER, Running, Stub, TOKEN, WAIT, known, rpc, start, started, validate};
 
 const DRAIN: Duration = Duration::from_secs(30);
 const VALIDATE: &str = "keyclasp.v1.KeyService/ValidateKey";
+const OWN: &str = "keyclasp.v1.KeyService/RevokeOwnKey";
 
 #[tokio::test]
 async fn calls_beyond_the_limit_are_shed_at_once_and_health_is_not() {
@@ -49,6 +54,104 @@ async fn calls_beyond_the_limit_are_shed_at_once_and_health_is_not() {
     }
     client.clone().validate_key(known(validate(ECHO))).await.unwrap();
     assert!(server.metrics().contains("keyclasp_rpc_shed_total 2"), "{}", server.metrics());
+}
+
+/// A JSON call whose body is announced and never sent.
+async fn withheld(address: std::net::SocketAddr, method: &str, headers: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /{method} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         {headers}content-length: 100\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Polls until so many calls are in flight.
+async fn until_in_flight(server: &Running, calls: usize) {
+    let mut polls = 0;
+    while server.rpc.metrics().in_flight() != calls {
+        polls += 1;
+        assert!(polls < 3000, "{} are in flight, not {calls}", server.rpc.metrics().in_flight());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn strangers_take_no_place_from_those_who_are_known() {
+    for (in_flight, strangers) in [(1, 1), (2, 1), (8, 2)] {
+        let limits = ServerLimits { in_flight, message_time: Duration::from_secs(3600), ..ServerLimits::default() };
+        let server = start(limits, DRAIN);
+        let mut idle = Vec::new();
+        for _ in 0..strangers {
+            idle.push(withheld(server.address, OWN, "connect-timeout-ms: 3600000\r\n").await);
+        }
+        until_in_flight(&server, strangers).await;
+        // One more finds no room, and says so.
+        let shed = read(&mut withheld(server.address, OWN, "").await).await;
+        assert!(shed.starts_with("HTTP/1.1 429") && shed.contains("OVERLOADED"), "{in_flight}: {shed}");
+        // All of the others are for those who are known.
+        let client = server.client().await;
+        let waiting: Vec<_> = (0..in_flight)
+            .map(|_| {
+                let mut client = client.clone();
+                tokio::spawn(async move { client.validate_key(known(validate(WAIT))).await })
+            })
+            .collect();
+        server.stub.until_entered(u32::try_from(in_flight).unwrap()).await;
+        server.stub.release.add_permits(in_flight);
+        for call in waiting {
+            call.await.unwrap().unwrap();
+        }
+        drop(idle);
+        until_in_flight(&server, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_gives_its_place_back() {
+    let message_time = Duration::from_millis(200);
+    let server = start(ServerLimits { message_time, ..ServerLimits::default() }, DRAIN);
+    let authorized = format!("authorization: Bearer {TOKEN}\r\nconnect-timeout-ms: 3600000\r\n");
+    for (method, headers) in [(OWN, "connect-timeout-ms: 3600000\r\n"), (VALIDATE, authorized.as_str())] {
+        let answer = read(&mut withheld(server.address, method, headers).await).await;
+        assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("did not arrive within 200ms"), "{answer}");
+    }
+    // gRPC: half a message, then silence.
+    let body = Body::new(Begun(Some(Bytes::from_static(&[0, 0, 0, 0, 9]))));
+    let request = http::Request::post(format!("http://{}/{VALIDATE}", server.address))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "1H")
+        .header("authorization", format!("Bearer {TOKEN}"));
+    let mut channel = server.channel().await;
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let response = channel.call(request.body(body).unwrap()).await.unwrap();
+    let status = Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(status.message().contains("did not arrive"), "{status:?}");
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "DEADLINE_EXCEEDED");
+    until_in_flight(&server, 0).await;
+    // The time is for the message, not for the work.
+    let mut request = known(validate(NEVER));
+    request.set_timeout(4 * message_time);
+    let late = server.client().await.validate_key(request).await.unwrap_err();
+    assert!(late.message().starts_with("the time for this call was up"), "{late:?}");
+}
+
+/// A body that begins and does not go on.
+struct Begun(Option<Bytes>);
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        self.0.take().map_or(Poll::Pending, |begun| Poll::Ready(Some(Ok(http_body::Frame::data(begun)))))
+    }
 }
 
 #[tokio::test]
@@ -89,7 +192,7 @@ async fn headers_that_are_too_large_reach_no_service() {
 }
 
 /// One request to a gateway without a socket.
-async fn in_process(api_key: &str, headers: &[(&'static str, &str)]) -> http::Response<tonic::body::Body> {
+async fn in_process(api_key: &str, headers: &[(&'static str, &str)]) -> http::Response<Body> {
     let gateway = rpc(ServerLimits::default()).gateway().keys(Stub::new()).build();
     let message = validate(api_key).encode_to_vec();
     let mut framed = vec![0];
@@ -131,7 +234,7 @@ async fn a_deadline_ends_the_work_with_our_own_error() {
 
 #[tokio::test]
 async fn a_deadline_that_is_none_is_refused() {
-    let status = |response: http::Response<tonic::body::Body>| Status::from_header_map(response.headers());
+    let status = |response: http::Response<Body>| Status::from_header_map(response.headers());
     let refused = status(in_process(ECHO, &[("grpc-timeout", "soon")]).await).unwrap();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("grpc-timeout"), "{refused:?}");
@@ -154,6 +257,11 @@ async fn a_caller_that_goes_away_frees_its_place() {
         assert!(polls < 3000, "{}", server.metrics());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// What the server answers until it closes this connection.
+async fn read(stream: &mut TcpStream) -> String {
+    String::from_utf8(closed(stream).await).unwrap()
 }
 
 /// Until the server closes this connection.

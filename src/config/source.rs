@@ -216,7 +216,11 @@ pub(super) fn read(path: &Path, setting: &str, place: Place, problems: &mut Prob
     match std::fs::read_to_string(path) {
         Ok(text) => Some(text),
         Err(error) => {
-            let problem = format!("cannot be read from {}: {error}", path.display());
+            // Where the place is the file itself, it is named already.
+            let problem = match &place {
+                Place::File(file, 0) if **file == *path => format!("cannot be read: {error}"),
+                _ => format!("cannot be read from {}: {error}", path.display()),
+            };
             problems.push(Problem::new(place, setting, problem, "check the path and its permissions"));
             None
         }

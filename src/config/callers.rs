@@ -16,7 +16,8 @@ section! {
     /// Programs that may call, each with a bearer token of its own. What is not granted is refused. As many
     /// tables as there are callers.
     ["callers"] pub(super) struct CallerSection {
-        /// What audit events and logs call it.
+        /// What audit events and logs call it. Does not begin with `key:`, as that is how they call a key that
+        /// revoked itself.
         name: Actor,
         /// SHA-256 of its token, as 64 hexadecimal digits (`printf %s "$TOKEN" | sha256sum`).
         token_sha256: Option<TokenDigest>,
@@ -29,6 +30,11 @@ section! {
         realms: Option<Vec<RealmName>>,
     }
     check |caller, reader| {
+        // A key that revokes itself is the actor `key:ID`: nobody else may look like one.
+        if caller.name.as_str().starts_with("key:") {
+            let problem = "begins with `key:`, which is how audit events call a key that revoked itself";
+            reader.refuse("name", problem, "choose a name that begins otherwise");
+        }
         if caller.token_sha256.is_some() == caller.token_file.is_some() {
             let both = if caller.token_file.is_some() { "is set beside token_file" } else { "is missing" };
             reader.refuse("token_sha256", both, "set one of token_sha256 and token_file");

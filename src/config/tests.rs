@@ -295,6 +295,10 @@ fn callers_that_make_no_sense_are_refused() {
     one(&caller(&full.replace("realms = [\"*\"]", "")), "callers.realms is missing");
     one(&caller(&full.replace("roles = [\"admin\"]", "")), "callers.roles is missing");
     one(&caller(&full.replace("[\"admin\"]", "[]")), "has no role in any realm");
+    one(
+        &caller(&full.replace("\"a\"", "\"key:0123\"")),
+        "keyclasp.toml:2: callers.name begins with `key:`, which is how audit events call a key that revoked itself",
+    );
     one(&caller(&full.replace("admin", "root")), "\"validator\" or \"issuer\"");
     one(&caller(&format!("{full}\ncaps = {{ owners = [\"me\"] }}")), "callers.caps.owners is not");
     one(&caller(&format!("{full}\ncaps = {{ scope = [] }}")), "callers.caps.scope is not a setting");

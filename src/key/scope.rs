@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::values::Invalid;
+use super::values::{Invalid, each};
 
 /// One scope: a scope token (RFC 6749, section 3.3) of 1 to 128 characters, usually
 /// `resource:action`. The action is what follows the last colon; a scope without a colon has none.
@@ -71,7 +71,7 @@ impl Scopes {
         if texts.len() > Self::MAX {
             return Err(Invalid::new(format!("holds {} scopes; at most {} are allowed", texts.len(), Self::MAX)));
         }
-        let mut scopes = texts.iter().map(|text| Scope::parse(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let mut scopes = each(texts, Scope::parse)?;
         scopes.sort();
         scopes.dedup();
         Ok(Self(scopes))
@@ -191,6 +191,8 @@ mod tests {
         for bad in ["", "a b", "a\"", "a\\b", "é", "a\n", &"x".repeat(129)] {
             assert!(Scope::parse(bad).is_err(), "{bad}");
         }
+        let wrong = Scopes::parse(&["b", "secret text", "a"]).unwrap_err().to_string();
+        assert!(wrong.ends_with(" (number 2 of 3)") && !wrong.contains("secret"), "{wrong}");
         let many: Vec<_> = (0..=64).map(|n| format!("s{n}")).collect();
         assert!(Scopes::parse(&many).is_err());
         assert_eq!(Scopes::parse(many.get(..64).unwrap()).unwrap().as_slice().len(), 64);

@@ -21,6 +21,17 @@ impl Invalid {
     }
 }
 
+/// Parses each of `texts`. What is wrong with one says which one, counted from 1.
+pub(super) fn each<T: AsRef<str>, V>(
+    texts: &[T],
+    parse: impl Fn(&str) -> Result<V, Invalid>,
+) -> Result<Vec<V>, Invalid> {
+    let one = |(number, text): (usize, &T)| {
+        parse(text.as_ref()).map_err(|error| Invalid::new(format!("{error} (number {number} of {})", texts.len())))
+    };
+    (1..).zip(texts).map(one).collect()
+}
+
 /// Text of at most `max` characters. Control characters are refused, because names end up in
 /// logs and terminals; `multiline` allows line feeds and tabs.
 fn checked(text: &str, max: usize, multiline: bool) -> Result<&str, Invalid> {
@@ -140,7 +151,7 @@ impl Cidrs {
         if texts.len() > Self::MAX {
             return Err(Invalid::new(format!("holds {} networks; at most {} are allowed", texts.len(), Self::MAX)));
         }
-        let mut nets = texts.iter().map(|text| Self::parse_one(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let mut nets = each(texts, Self::parse_one)?;
         nets.sort();
         nets.dedup();
         Ok(Self(nets))
@@ -201,13 +212,10 @@ impl Principals {
         if texts.len() > Self::MAX {
             return Err(Invalid::new(format!("holds {} principals; at most {} are allowed", texts.len(), Self::MAX)));
         }
-        let mut principals = texts
-            .iter()
-            .map(|text| match checked(text.as_ref(), 255, false)? {
-                "" => Err(Invalid::new("holds an empty principal; remove it")),
-                text => Ok(text.to_owned()),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut principals = each(texts, |text| match checked(text, 255, false)? {
+            "" => Err(Invalid::new("holds an empty principal; remove it")),
+            text => Ok(text.to_owned()),
+        })?;
         principals.sort();
         principals.dedup();
         Ok(Self(principals))
@@ -315,12 +323,20 @@ mod tests {
         assert!(!cidrs.contain("2001:db9::1".parse().unwrap()));
         assert_eq!(
             Cidrs::parse(&["10.0.0.1/8"]).unwrap_err().to_string(),
-            "10.0.0.1/8 has bits set behind its prefix; write 10.0.0.0/8"
+            "10.0.0.1/8 has bits set behind its prefix; write 10.0.0.0/8 (number 1 of 1)"
         );
         assert!(Cidrs::parse(&["10.0.0.0/33"]).is_err());
         let many: Vec<_> = (0..=32).map(|n| format!("10.0.0.{n}")).collect();
         assert!(Cidrs::parse(&many).is_err());
         assert!(Cidrs::parse(many.get(..32).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_list_says_which_one() {
+        let networks = Cidrs::parse(&["192.0.2.7", "10.0.0.0/33"]).unwrap_err();
+        let principals = Principals::parse(&["a", "b", "c\n", "d"]).unwrap_err();
+        assert!(networks.to_string().ends_with(" (number 2 of 2)"), "{networks}");
+        assert!(principals.to_string().ends_with("control character; remove it (number 3 of 4)"), "{principals}");
     }
 
     #[test]

@@ -141,12 +141,17 @@ fn retire(context: &mut Context, file: &KeyringFile, id: &PepperId, force: bool)
                      `keyclasp keyring use` first; one replica was asked, and it cannot speak for the others"
                 )));
             }
-            Some(pepper) if pepper.records == 0 => {}
-            Some(pepper) => {
+            Some(v1::PepperStatus { records: Some(0), .. }) => {}
+            Some(v1::PepperStatus { records: Some(records), .. }) => {
                 return Err(Failure::refused(format!(
-                    "{} keys are still under the pepper {id}: rotate them, or wait until their records are gone; \
-                     with --force they never pass again",
-                    pepper.records
+                    "{records} keys are still under the pepper {id}: rotate them, or wait until their records are gone; \
+                     with --force they never pass again"
+                )));
+            }
+            Some(_) => {
+                return Err(Failure::refused(format!(
+                    "the running service did not count the keys under the pepper {id}: bring it to the version of this \
+                     program, or give --force"
                 )));
             }
             None => {
@@ -175,7 +180,7 @@ fn status(context: &mut Context, file: &KeyringFile) -> Result<Exit, Failure> {
     let counted = block_on(counted(context));
     let records = |id: &PepperId| {
         let known = counted.as_ref().ok()?.peppers.iter().find(|pepper| pepper.id == id.as_str())?;
-        Some(known.records)
+        known.records
     };
     if context.out.format() == Format::Table {
         context.out.text(&table(&peppers, records).render())?;
@@ -183,9 +188,11 @@ fn status(context: &mut Context, file: &KeyringFile) -> Result<Exit, Failure> {
         let shown = peppers.entries().iter().map(|entry| v1::PepperStatus {
             id: entry.id.to_string(),
             current: entry.id == *peppers.current(),
-            records: records(&entry.id).unwrap_or_default(),
+            records: records(&entry.id),
         });
-        let answer = v1::GetStatusResponse { peppers: shown.collect(), ..v1::GetStatusResponse::default() };
+        let mut answer = v1::GetStatusResponse { peppers: shown.collect(), ..v1::GetStatusResponse::default() };
+        // In the order that the message promises.
+        answer.peppers.sort_by_key(|pepper| !pepper.current);
         context.out.answer("GetStatusResponse", &answer, Table::default)?;
     }
     counted.map(|_| Exit::Done).map_err(|failure| failure.and("Keys are not counted; the rest is what the file says."))

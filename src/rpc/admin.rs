@@ -61,11 +61,7 @@ impl AdminService for Admin {
                 .peppers
                 .into_iter()
                 .enumerate()
-                .map(|(index, (id, records))| v1::PepperStatus {
-                    id: id.to_string(),
-                    current: index == 0,
-                    records: records.unwrap_or_default(),
-                })
+                .map(|(index, (id, records))| v1::PepperStatus { id: id.to_string(), current: index == 0, records })
                 .collect(),
             findings: state.findings.into_iter().map(finding).collect(),
         }))

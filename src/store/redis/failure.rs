@@ -15,6 +15,9 @@ pub(super) enum Failure {
     Full(String),
     /// User or password are wrong, or the user may not run this. Nothing was written.
     Denied(String),
+    /// A plain error: the server does not have the command, or a script failed. Whether anything was
+    /// written is not known.
+    Plain(String),
     /// The server does not know what every Redis since 6.0 knows. Nothing was written.
     TooOld(String),
     /// The server refused for now: it loads, is a replica, cannot write to its disk, or a key of
@@ -38,6 +41,7 @@ impl Failure {
             (ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm), _)
             | (_, Some("NOAUTH" | "WRONGPASS")) => Self::Denied(text),
             (ErrorKind::RESP3NotSupported, _) => Self::TooOld(text),
+            (ErrorKind::Server(ServerErrorKind::ResponseError), _) => Self::Plain(text),
             (ErrorKind::Server(_), _) | (_, Some(_)) => Self::Refused(text),
             _ if error.is_timeout() => Self::TimedOut,
             _ => Self::Broken(text),
@@ -56,7 +60,7 @@ impl fmt::Display for Failure {
             Self::NoScript => f.pad("it forgot a script while it ran"),
             Self::Denied(text) => write!(f, "it does not let us in ({text}); check user and password of store.url"),
             Self::TooOld(text) => write!(f, "it is older than Redis 7.0 ({text}); upgrade it"),
-            Self::Full(text) | Self::Refused(text) | Self::Broken(text) => f.pad(text),
+            Self::Full(text) | Self::Plain(text) | Self::Refused(text) | Self::Broken(text) => f.pad(text),
             Self::TimedOut => f.pad("it did not answer in time"),
         }
     }

@@ -162,16 +162,21 @@ impl RedisStore {
         }
     }
 
-    /// A setting of the server, where it may be read.
-    async fn setting(&self, name: &str, budget: Budget) -> Option<String> {
+    /// A setting of the server; none where it may not be read. That there was no answer is no such
+    /// reason: "nobody can say" is taken for an answer by whoever insists on durability.
+    async fn setting(&self, name: &str, budget: Budget) -> Result<Option<String>, Failure> {
         let get = command("CONFIG", &[b"GET", name.as_bytes()]);
-        let value = self.link.send(Lane::Read, &get, budget).await.ok()?;
-        let Value::Map(pairs) = value else { return None };
-        match pairs.into_iter().next()? {
-            (_, Value::BulkString(bytes)) => String::from_utf8(bytes).ok(),
-            (_, Value::SimpleString(text)) => Some(text),
+        let value = match self.link.send(Lane::Read, &get, budget).await {
+            // Not permitted, or renamed away.
+            Err(Failure::Denied(_) | Failure::Plain(_)) => return Ok(None),
+            other => other?,
+        };
+        let Value::Map(pairs) = value else { return Ok(None) };
+        Ok(match pairs.into_iter().next() {
+            Some((_, Value::BulkString(bytes))) => String::from_utf8(bytes).ok(),
+            Some((_, Value::SimpleString(text))) => Some(text),
             _ => None,
-        }
+        })
     }
 
     /// Makes a shard usable: it has an incarnation of this node's own afterwards.
@@ -337,8 +342,8 @@ impl Store for RedisStore {
         let time = self.link.send(Lane::Read, &redis::cmd("TIME"), budget).await?;
         let mut time = Values::of(time)?;
         let (seconds, micros) = (time.number()?, time.number()?);
-        let appendfsync = self.setting("appendfsync", budget).await;
-        let save = self.setting("save", budget).await;
+        let appendfsync = self.setting("appendfsync", budget).await?;
+        let save = self.setting("save", budget).await?;
         Ok(Health {
             role: if info.is_primary() { "primary" } else { "replica" }.to_owned(),
             version: info.version(),

@@ -1,5 +1,7 @@
 //! Which servers will do, and what is said about them.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 
 #[tokio::test]
@@ -84,4 +86,55 @@ async fn health_says_what_this_redis_is() {
     server.run(&["CONFIG", "SET", "appendonly", "yes"]);
     let text = store.health(now()).await.unwrap().durability;
     assert!(matches!(&text, Durability::Lossy(text) if text.contains("one second")), "{text:?}");
+}
+
+/// Passes everything on to `server` but CONFIG, which is answered with `answer`, or not at all.
+async fn without_config(server: &RedisServer, answer: &'static str) -> u16 {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (port, target) = (listener.local_addr().unwrap().port(), server.port());
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = tokio::net::TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut answers, mut asked)) = (client.into_split(), server.into_split());
+                let (mut question, mut reply) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+                loop {
+                    let written = tokio::select! {
+                        Ok(length @ 1..) = asks.read(&mut question) => {
+                            let question = &question[..length];
+                            match question.windows(6).any(|word| word == b"CONFIG") {
+                                true => hears.write_all(answer.as_bytes()).await,
+                                false => asked.write_all(question).await,
+                            }
+                        }
+                        Ok(length @ 1..) = answers.read(&mut reply) => hears.write_all(&reply[..length]).await,
+                        else => return,
+                    };
+                    if written.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// "It does not say" is a reason to refuse a store, and must not come of a moment's silence.
+#[tokio::test]
+async fn a_setting_that_was_not_answered_is_not_one_that_is_withheld() {
+    let server = RedisServer::start_with(&["appendonly", "yes"]);
+    let through = async |answer| {
+        let url = format!("redis://127.0.0.1:{}", without_config(&server, answer).await);
+        let url = RedisUrl::parse(&url).unwrap();
+        let store = connect(RedisConfig { call_timeout: Duration::from_millis(500), ..RedisConfig::new(url) }).await;
+        store.unwrap().health(now()).await
+    };
+    let withheld = through("-ERR unknown command 'CONFIG', with args beginning with: 'GET'\r\n").await.unwrap();
+    assert!(matches!(withheld.durability, Durability::Unknown(_)), "{:?}", withheld.durability);
+    for answer in ["", "-BUSY Redis is busy running a script.\r\n"] {
+        let silent = through(answer).await;
+        assert!(matches!(silent, Err(StoreError::Unavailable(_))), "{silent:?}");
+    }
 }

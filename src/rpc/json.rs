@@ -1,10 +1,11 @@
 //! JSON beside gRPC: `POST /package.Service/Method` with `application/json`, for every unary method.
 //!
-//! Messages follow protobuf's JSON mapping; unknown fields are refused, and so is an empty body (a
-//! request without fields is `{}`). Errors have Connect's form
+//! Messages follow protobuf's JSON mapping; unknown fields are refused, and so are fields that are
+//! given twice and an empty body (a request without fields is `{}`). Errors have Connect's form
 //! and status. A request body may hold a key: no part of it is ever logged or repeated in an error,
 //! names of fields apart.
 
+mod duplicates;
 mod explain;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -144,6 +145,11 @@ fn parse(descriptor: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, 
     if text.is_empty() {
         let message = "the body is empty; send `{}` for a request without fields";
         return Err(Error::new(ErrorKind::RequestMalformed, message));
+    }
+    match duplicates::duplicates(descriptor, text) {
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => return Err(Error::fields(found)),
+        Err(_) => return Err(explain::explain(descriptor, text)),
     }
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let message = DynamicMessage::deserialize(descriptor.clone(), &mut deserializer);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::service::{Error, ErrorKind, FieldViolation};
 
 /// More violations than this help nobody.
-const MAX_VIOLATIONS: usize = 20;
+pub(super) const MAX_VIOLATIONS: usize = 20;
 /// More characters than this of a name that the caller made up do not either.
 const MAX_NAME: usize = 64;
 
@@ -48,7 +48,7 @@ impl Violations {
             if self.violations.len() >= MAX_VIOLATIONS {
                 return;
             }
-            let at = if path.is_empty() { shortened(name) } else { format!("{path}.{}", shortened(name)) };
+            let at = child(path, name);
             let Some(field) = descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name))
             else {
                 let known: Vec<_> = descriptor.fields().map(|field| field.json_name().to_owned()).collect();
@@ -121,8 +121,10 @@ fn form(field: &FieldDescriptor) -> String {
     if field.is_list() { format!("a list, each {one}") } else { one }
 }
 
-fn shortened(name: &str) -> String {
-    name.chars().take(MAX_NAME).collect()
+/// The path of the member of what is at `path`.
+pub(super) fn child(path: &str, name: &str) -> String {
+    let name: String = name.chars().take(MAX_NAME).collect();
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 #[cfg(test)]

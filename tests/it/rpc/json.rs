@@ -76,6 +76,28 @@ async fn what_is_wrong_with_a_body_is_said_without_repeating_it() {
 }
 
 #[tokio::test]
+async fn what_is_given_twice_is_refused_by_name() {
+    let server = started();
+    for (method, body, field) in [
+        (VALIDATE, r#"{"apiKey":"kc_SECRET","apiKey":"kc_SECRET"}"#, "apiKey"),
+        (VALIDATE, r#"{"apiKey":"kc_SECRET","api_key":"other"}"#, "api_key"),
+        (CREATE, r#"{"owner":{"id":"a","kind":"OWNER_KIND_USER","id":"b"}}"#, "owner.id"),
+        (CREATE, r#"{"metadata":{"a":"1","a":"2"}}"#, "metadata"),
+    ] {
+        let answer = server.json(method, body).await;
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (400, Some("invalid_argument")),
+            "{body}: {answer:?}"
+        );
+        let error = answer.json();
+        assert_eq!(error["details"][0]["debug"]["reason"], "INVALID_ARGUMENT", "{answer:?}");
+        assert_eq!(error["details"][1]["debug"]["fieldViolations"][0]["field"], field, "{answer:?}");
+        assert!(!answer.body.contains("SECRET"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_http_refuses_is_said_in_the_same_form() {
     let server = started();
     let post = |path: &str, headers: &str| {

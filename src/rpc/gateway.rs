@@ -10,6 +10,7 @@ mod call;
 mod form;
 mod health;
 mod route;
+mod stream;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -289,15 +290,19 @@ impl Connection {
         let shared = self.peer.shared();
         let form = form::of(method, speaks, request)?;
         let refused = |error: Error| Refused::new(form, status(error));
-        let place = match (method.health, method.open) {
-            (true, _) => None,
-            (false, true) => Some((Place::Open, shared.limits.open_in_flight())),
-            (false, false) => Some((Place::Known, shared.limits.in_flight)),
+        let place = if !method.unary {
+            Some((Place::Stream, shared.limits.open_streams))
+        } else if method.health {
+            None
+        } else if method.open {
+            Some((Place::Open, shared.limits.open_in_flight()))
+        } else {
+            Some((Place::Known, shared.limits.in_flight))
         };
         if let Some((place, limit)) = place
             && !shared.metrics.begin_call(place, limit)
         {
-            return Err(refused(overloaded()));
+            return Err(refused(overloaded(place)));
         }
         let place = place.map(|(place, _)| place);
         let mut ticket = Ticket::new(Arc::clone(&self.peer), Arc::clone(method), form, started, place);
@@ -337,7 +342,10 @@ impl Connection {
     }
 }
 
-fn overloaded() -> Error {
-    let message = "as many calls as allowed are in flight; nothing was done";
+fn overloaded(place: Place) -> Error {
+    let message = match place {
+        Place::Known | Place::Open => "as many calls as allowed are in flight; nothing was done",
+        Place::Stream => "as many streams as allowed are open; nothing was done",
+    };
     Error::new(ErrorKind::Overloaded, message).retry_after(Duration::from_millis(100))
 }

@@ -18,6 +18,9 @@ pub struct ServerLimits {
     /// Calls at a time over all connections; further ones are answered RESOURCE_EXHAUSTED at once.
     /// Calls that need no caller have places of their own beside these.
     pub in_flight: usize,
+    /// Streams at a time over all connections (health's Watch, reflection): they may go on for as
+    /// long as their connection. Further ones are answered RESOURCE_EXHAUSTED at once.
+    pub open_streams: usize,
     /// How long a peer may take to say which protocol it speaks, and over HTTP/1.1 to send the
     /// headers of a request; also how long an HTTP/1.1 connection may idle.
     pub header_timeout: Duration,
@@ -45,6 +48,7 @@ impl Default for ServerLimits {
             streams_per_connection: 256,
             connections: 10_000,
             in_flight: 4096,
+            open_streams: 1024,
             header_timeout: Duration::from_secs(10),
             message_time: Duration::from_secs(5),
             deadlines: Deadlines::default(),

@@ -31,7 +31,7 @@ pub(super) struct Method {
     pub(super) service: String,
     /// Whether it is one of keyclasp's; health and reflection are not.
     pub(super) ours: bool,
-    /// Whether it is one of health's, which is answered also under load.
+    /// Whether it is one of health's, whose Check is answered also under load.
     pub(super) health: bool,
     /// Whether it needs no caller.
     pub(super) open: bool,

@@ -31,8 +31,8 @@ pub struct RpcMetrics {
 struct Inner {
     /// By the index of the method; the last one is for what is no method.
     methods: Vec<PerMethod>,
-    /// By kind of place.
-    in_flight: [AtomicUsize; PLACES],
+    /// How many are taken, by kind.
+    places: [AtomicUsize; PLACES],
     connections: AtomicUsize,
     refused_connections: AtomicU64,
     shed: AtomicU64,
@@ -68,10 +68,12 @@ pub(super) enum Place {
     Known,
     /// For methods that need none.
     Open,
+    /// For methods that stream, as long as their answer goes on.
+    Stream,
 }
 
 /// How many kinds there are.
-const PLACES: usize = 2;
+const PLACES: usize = 3;
 
 /// Index of what is no method.
 pub(super) const UNKNOWN_METHOD: usize = usize::MAX;
@@ -83,7 +85,7 @@ impl RpcMetrics {
         Self {
             inner: Arc::new(Inner {
                 methods: names.map(|name| PerMethod::new(name.to_owned())).collect(),
-                in_flight: [(); PLACES].map(|()| AtomicUsize::new(0)),
+                places: [(); PLACES].map(|()| AtomicUsize::new(0)),
                 connections: AtomicUsize::new(0),
                 refused_connections: AtomicU64::new(0),
                 shed: AtomicU64::new(0),
@@ -96,10 +98,16 @@ impl RpcMetrics {
         registry.register_collector(Box::new(self.clone()));
     }
 
-    /// Calls in flight now.
+    /// Calls in flight now; open streams are none.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.inner.in_flight.iter().map(|places| places.load(Ordering::Relaxed)).sum()
+        [Place::Known, Place::Open].map(|place| self.places(place).load(Ordering::Relaxed)).iter().sum()
+    }
+
+    /// Streams open now.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.places(Place::Stream).load(Ordering::Relaxed)
     }
 
     /// Connections open now.
@@ -139,10 +147,11 @@ impl RpcMetrics {
     }
 
     fn places(&self, place: Place) -> &AtomicUsize {
-        let [known, open] = &self.inner.in_flight;
+        let [known, open, streams] = &self.inner.places;
         match place {
             Place::Known => known,
             Place::Open => open,
+            Place::Stream => streams,
         }
     }
 
@@ -169,7 +178,7 @@ impl Drop for OpenConnection {
 
 impl Collector for RpcMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Inner { methods, in_flight: _, connections, refused_connections, shed } = &*self.inner;
+        let Inner { methods, places: _, connections, refused_connections, shed } = &*self.inner;
 
         let help = "Calls by method and gRPC code";
         let mut calls = encoder.encode_descriptor("rpc_calls", help, None, MetricType::Counter)?;
@@ -192,6 +201,7 @@ impl Collector for RpcMetrics {
 
         let gauges = [
             ("rpc_in_flight", "Calls in flight", self.in_flight()),
+            ("rpc_streams", "Open streams: health's Watch and reflection", self.streams()),
             ("rpc_connections", "Open connections", connections.load(Ordering::Relaxed)),
         ];
         for (name, help, gauge) in gauges {
@@ -199,7 +209,7 @@ impl Collector for RpcMetrics {
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         let counters: [(&str, &str, &AtomicU64); 2] = [
-            ("rpc_shed", "Calls refused because too many were in flight", shed),
+            ("rpc_shed", "Calls refused because too many were in flight, or too many streams open", shed),
             ("rpc_connections_refused", "Connections closed at once because too many were open", refused_connections),
         ];
         for (name, help, counter) in counters {
@@ -270,7 +280,8 @@ mod tests {
         metrics.end_call(Place::Known);
         assert!(metrics.begin_call(Place::Known, 2));
         assert!(metrics.begin_call(Place::Open, 1), "a place of its own");
-        assert_eq!(metrics.in_flight(), 3);
+        assert!(metrics.begin_call(Place::Stream, 1), "a place of its own");
+        assert_eq!((metrics.in_flight(), metrics.streams()), (3, 1));
         let connections = [(); 2].map(|()| metrics.begin_connection(1));
         assert_eq!(connections.each_ref().map(Option::is_some), [true, false]);
         assert_eq!(metrics.connections(), 1);

@@ -16,7 +16,7 @@ use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::{Code, Status};
 
-use super::Peer;
+use super::{Peer, stream};
 use crate::rpc::deadline::Form;
 use crate::rpc::error::{refuse, status};
 use crate::rpc::json;
@@ -82,16 +82,26 @@ impl Ticket {
     }
 
     /// The service's answer, with its code.
-    fn done(&self, response: Response<Body>) -> (Response<Body>, Code) {
+    fn done(&mut self, response: Response<Body>) -> (Response<Body>, Code) {
         // A unary call that fails has its status among the headers; an error on the way of a
         // stream comes too late to be counted.
         if !response.headers().contains_key(Status::GRPC_STATUS) {
-            return (response, Code::Ok);
+            return (self.opened(response), Code::Ok);
         }
         let Some(status) = Status::from_header_map(response.headers()) else { return (response, Code::Unknown) };
         let adopted = adopt(status, &self.method, self.peer.shared().limits.message_bytes);
         let code = adopted.code();
         (if code == Code::Ok { response } else { adopted.into_http() }, code)
+    }
+}
+
+impl Ticket {
+    /// A stream keeps its place until its last message was sent or its peer has gone.
+    fn opened(&mut self, response: Response<Body>) -> Response<Body> {
+        match self.place.take_if(|place| *place == Place::Stream) {
+            Some(place) => response.map(|body| stream::open(body, Arc::clone(&self.peer), place)),
+            None => response,
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use tonic::codegen::http::{self, Version};
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_types::StatusExt as _;
 
 use super::stub::{ECHO, NEVER, Running, Stub, TOKEN, WAIT, known, rpc, start, started, validate};
@@ -137,6 +139,42 @@ async fn a_message_that_does_not_come_gives_its_place_back() {
     request.set_timeout(4 * message_time);
     let late = server.client().await.validate_key(request).await.unwrap_err();
     assert!(late.message().starts_with("the time for this call was up"), "{late:?}");
+}
+
+#[tokio::test]
+async fn only_so_many_streams_are_open_and_each_gives_its_place_back() {
+    let server = start(ServerLimits { open_streams: 3, ..ServerLimits::default() }, DRAIN);
+    let channel = server.channel().await;
+    let watch = async || HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await;
+    let (first, _second) = (watch().await.unwrap(), watch().await.unwrap());
+    let silent = futures_util::stream::pending::<ServerReflectionRequest>();
+    let _third = ServerReflectionClient::new(channel.clone()).server_reflection_info(silent).await.unwrap();
+    assert_eq!((server.rpc.metrics().streams(), server.rpc.metrics().in_flight()), (3, 0));
+    assert!(server.metrics().contains("keyclasp_rpc_streams 3"), "{}", server.metrics());
+
+    let shed = watch().await.unwrap_err();
+    assert_eq!(
+        (shed.code(), shed.message()),
+        (Code::ResourceExhausted, "as many streams as allowed are open; nothing was done")
+    );
+    let silent = futures_util::stream::pending::<ServerReflectionRequest>();
+    let shed = ServerReflectionClient::new(channel.clone()).server_reflection_info(silent).await.unwrap_err();
+    assert_eq!(shed.get_error_details().error_info().unwrap().reason, "OVERLOADED");
+    // Others go on.
+    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+    server.client().await.validate_key(known(validate(ECHO))).await.unwrap();
+
+    drop(first);
+    let mut polls = 0;
+    let _again = loop {
+        match watch().await {
+            Ok(stream) => break stream,
+            Err(_) => polls += 1,
+        }
+        assert!(polls < 3000, "a stream that was dropped still has its place");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(server.rpc.metrics().streams(), 3);
 }
 
 /// A body that begins and does not go on.

@@ -15,6 +15,7 @@ mod readme;
 mod requests;
 mod rpc;
 mod secrets;
+mod stopping;
 mod store_embedded;
 mod store_embedded_kill;
 mod store_guarded;

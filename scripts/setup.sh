@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need, and nothing that is there already. Run it as often as you like.
 #
-#   scripts/setup.sh          for `make test`: a Redis server program
+#   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
 #
@@ -20,15 +20,24 @@ PATH="$tools/bin:${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
 main() {
     case "${1-}" in
-    "") redis ;;
+    "") test_programs ;;
     ci)
-        redis
+        test_programs
         cargo_tool cargo-deny "$CARGO_DENY"
         buf_tool
         ;;
     fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
     *) fail "unknown argument '$1'. Usage: scripts/setup.sh [ci | fuzz]" ;;
     esac
+}
+
+# What the tests run beside what they build.
+test_programs() {
+    local program
+    for program in curl jq; do
+        command -v "$program" >/dev/null || apt_install "$program"
+    done
+    redis
 }
 
 # The tests start Redis servers of their own, on ports of their own; they need the program only.
@@ -47,7 +56,7 @@ apt_install() {
     local package=$1
     command -v apt-get >/dev/null ||
         fail "$package is not installed, and there is no apt-get to install it with." \
-            "Install $package (Redis $REDIS_AT_LEAST or later) in the way of this system, so that 'redis-server' is on PATH."
+            "Install it in the way of this system, so that '$package' is on PATH (Redis: $REDIS_AT_LEAST or later)."
     local as_root=()
     if [[ "$(id -u)" != 0 ]]; then
         { command -v sudo >/dev/null && sudo -n true 2>/dev/null; } ||

@@ -46,7 +46,11 @@ async fn a_user_with_few_rights_is_enough() {
     let user = "ACL SETUSER keyclasp on >s3cret ~kc:* resetchannels -@all +@connection +eval +evalsha +info +time \
                 +hget +hgetall +hsetnx +hdel +get +mget +getrange +set +exists +incrby +xadd +xrange +xrevrange +zadd \
                 +zcard +zcount +zrange +zrandmember +zrem +zscore +persist +pexpire +scan";
-    server.run(&user.split_whitespace().collect::<Vec<_>>());
+    let words: Vec<_> = user.split_whitespace().collect();
+    let documented: Vec<_> = include_str!("../../../docs/OPERATIONS.md").split_whitespace().collect();
+    let documented = documented.join(" ").replace(">PASSWORD", ">s3cret");
+    assert!(documented.contains(&words.join(" ")), "docs/OPERATIONS.md tells of another user");
+    server.run(&words);
     let url = format!("redis://keyclasp:s3cret@127.0.0.1:{}", server.port());
     let store = connect(RedisConfig::new(RedisUrl::parse(&url).unwrap())).await.unwrap();
     let ending = Write { gone_at: Some(now().after(DAY)), ..sample::creation(&ada().record(1, now())) };

@@ -1,8 +1,7 @@
 //! The verbs that read the two streams of a shard: audit events and the log.
 
-use super::connection::Budget;
-use super::script::{Incarnation, Values, unexpected};
-use super::{RedisStore, ShardKeys, unreadable};
+use super::script::{Values, unexpected};
+use super::{RedisStore, decimal, unreadable};
 use crate::key::codec;
 use crate::store::{AuditCursor, AuditPage, AuditQuery, LogCursor, LogEntry, LogPage, StoreError};
 
@@ -25,9 +24,10 @@ impl RedisStore {
         // which tells whether there is more.
         let look_at = query.limit.saturating_mul(4).clamp(100, LOOK_AT);
         let count = (look_at + 1).to_string();
-        let args = ["", command, from, to, &count].map(|arg| arg.as_bytes().to_vec()).to_vec();
+        let args = [command, from, to, &count].map(|arg| arg.as_bytes().to_vec());
+        let args = std::iter::once(self.expected(query.shard)?).chain(args).collect();
         let call = self.scripts.audit.call(vec![keys.incarnation(), keys.audit()], args);
-        let (_, mut values) = self.read(query.shard, &call, self.link.budget()).await?;
+        let (_, mut values) = self.read(&call, self.link.budget()).await?;
         let mut found = values.array()?;
         let mut events = Vec::new();
         let mut next = None;
@@ -55,10 +55,12 @@ impl RedisStore {
         after: Option<LogCursor>,
         limit: usize,
     ) -> Result<LogPage, StoreError> {
-        self.check_shard(shard)?;
+        let keys = self.check_shard(shard)?;
         let limit = limit.min(MOST_ENTRIES);
         let position = after.map_or(0, |after| after.position);
-        let (incarnation, mut values) = self.read_log(shard, position, limit, self.link.budget()).await?;
+        let args = vec![self.expected(shard)?, decimal(position), decimal(limit as u64)];
+        let call = self.scripts.log.call(vec![keys.incarnation(), keys.position(), keys.log()], args);
+        let (incarnation, mut values) = self.read(&call, self.link.budget()).await?;
         let epoch = incarnation.epoch();
         let tail = values.number()?;
         let gap = LogPage { epoch, tail, gap: true, entries: Vec::new() };
@@ -81,20 +83,6 @@ impl RedisStore {
             return Ok(gap);
         }
         Ok(LogPage { epoch, tail, gap: false, entries })
-    }
-
-    /// The tail of the log and up to `limit` entries after `position`.
-    pub(super) async fn read_log(
-        &self,
-        shard: u16,
-        position: u64,
-        limit: usize,
-        budget: Budget,
-    ) -> Result<(Incarnation, Values), StoreError> {
-        let keys = ShardKeys::new(shard);
-        let args = vec![Vec::new(), position.to_string().into_bytes(), limit.to_string().into_bytes()];
-        let call = self.scripts.log.call(vec![keys.incarnation(), keys.position(), keys.log()], args);
-        self.read(shard, &call, budget).await
     }
 }
 

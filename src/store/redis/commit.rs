@@ -1,8 +1,8 @@
 //! The verb that writes.
 
 use super::keys::{ShardKeys, owner_name, realm_name};
-use super::script::{Answer, Call, Incarnation, unexpected};
-use super::{Lane, RedisStore, SLACK, decimal, millis, unreadable};
+use super::script::{Answer, Call, unexpected};
+use super::{Lane, RedisStore, SLACK, changed, decimal, millis, unreadable};
 use crate::clock::Timestamp;
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
 use crate::store::{Commit, Effect, Expect, LogCursor, Outcome, Store, StoreError, Write, shard_of};
@@ -13,24 +13,14 @@ impl RedisStore {
     pub(super) async fn write(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, StoreError> {
         commit.check(self.shards())?;
         let shard = shard_of(commit.bucket, self.shards());
-        let budget = self.link.budget();
         let call = self.commit_call(shard, commit, now)?;
-        match Answer::parse(self.link.run(Lane::Write, &call, budget).await?)? {
+        match Answer::parse(self.link.run(Lane::Write, &call, self.link.budget()).await?)? {
             Answer::Ok(incarnation, mut values) => {
-                // The first word of this shard, where the start-up check did not run.
-                self.adopt(shard, incarnation, false);
                 Ok(Outcome::Done(LogCursor { epoch: incarnation.epoch(), position: values.number()? }))
             }
             Answer::Conflict => Ok(Outcome::Conflict),
             Answer::OwnerFull => Ok(Outcome::OwnerFull),
             Answer::Replay(bytes) => decode_slot(&bytes).map(Outcome::Replay),
-            Answer::Changed(incarnation) => {
-                self.adopt(shard, incarnation, true);
-                // What was lost may have been all of it: say again how many shards there are, so
-                // that nobody begins with another number.
-                self.check_shards(budget).await?;
-                Ok(Outcome::Conflict)
-            }
             Answer::Unreadable(id, header) => {
                 let error = Header::read(&header).err();
                 Err(unreadable(
@@ -39,7 +29,8 @@ impl RedisStore {
                 ))
             }
             Answer::NotPrimary => Err(self.not_primary()),
-            Answer::Lost => Err(unexpected("a script's answer")),
+            Answer::Changed => Err(changed()),
+            Answer::Setting(_) => Err(unexpected("a script's answer")),
         }
     }
 
@@ -52,23 +43,13 @@ impl RedisStore {
     ) -> Result<Option<IdempotencyEntry>, StoreError> {
         let shard = shard_of(bucket, self.shards());
         let keys = ShardKeys::new(shard);
-        let call = self.scripts.get.call(vec![keys.incarnation(), keys.idempotency(&slot)], vec![Vec::new()]);
-        let (_, mut values) = self.read(shard, &call, self.link.budget()).await?;
+        let call =
+            self.scripts.get.call(vec![keys.incarnation(), keys.idempotency(&slot)], vec![self.expected(shard)?]);
+        let (_, mut values) = self.read(&call, self.link.budget()).await?;
         let Some(bytes) = values.array()?.optional_bytes()? else { return Ok(None) };
         // When it is forgotten stands in front, for the script.
         let entry = decode_slot(bytes.get(8..).unwrap_or_default())?;
         Ok((now < entry.expires_at).then_some(entry))
-    }
-
-    fn adopt(&self, shard: u16, incarnation: Incarnation, replace: bool) {
-        if !replace && self.known(shard).is_some() {
-            return;
-        }
-        self.with_known(|known| {
-            if let Some(known) = known.get_mut(usize::from(shard)) {
-                *known = Some(incarnation);
-            }
-        });
     }
 
     /// The arguments are named in `scripts/commit.lua`.
@@ -77,11 +58,8 @@ impl RedisStore {
             Effect::Adds => &self.scripts.commit_adds,
             Effect::TakesAway => &self.scripts.commit_takes_away,
         };
-        let random: [u8; 16] = self.random()?;
-        let known = self.known(shard);
         let mut args: Vec<Vec<u8>> = vec![
-            known.map_or_else(Vec::new, |known| known.as_bytes().to_vec()),
-            random.to_vec(),
+            self.expected(shard)?,
             decimal(now.as_millis()),
             decimal(codec::FORMAT.into()),
             decimal(millis(SLACK)),

@@ -6,7 +6,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::connection::{Budget, Lane};
 use super::keys::ShardKeys;
-use super::script::{Incarnation, Values, unexpected};
+use super::script::{Values, unexpected};
 use super::{RedisStore, SLACK, decimal, decode, millis};
 use crate::clock::Timestamp;
 use crate::key::KeyRecord;
@@ -37,7 +37,8 @@ impl RedisStore {
             }
             None => 0..self.shards(),
         };
-        let mut merge = Merge { sources: shards.map(|shard| Source::new(shard, query)).collect(), out: Vec::new() };
+        let sources = shards.map(|shard| Ok(Source::new(shard, query, self.expected(shard)?)));
+        let mut merge = Merge { sources: sources.collect::<Result<_, StoreError>>()?, out: Vec::new() };
         for _ in 0..ROUNDS {
             merge.take(limit);
             let need = limit - merge.out.len();
@@ -71,7 +72,7 @@ impl RedisStore {
             None => (Vec::new(), Vec::new()),
         };
         let args = vec![
-            Vec::new(),
+            source.expected.clone(),
             score,
             id,
             decimal(limit as u64),
@@ -81,8 +82,7 @@ impl RedisStore {
             decimal(FORMAT.into()),
         ];
         let call = self.scripts.list.call(vec![keys.incarnation(), source.index.clone()], args);
-        let (incarnation, mut values) = self.read(source.shard, &call, budget).await?;
-        source.incarnation = Some(incarnation);
+        let (_, mut values) = self.read(&call, budget).await?;
         source.more = values.number()? == 1;
         let (score, id) = (values.bytes()?, values.bytes()?);
         if !id.is_empty() {
@@ -107,9 +107,8 @@ impl RedisStore {
     /// again.
     async fn sweep(&self, sources: &[Source], now: Timestamp, budget: Budget) {
         let sweeps = sources.iter().filter(|source| !source.ghosts.is_empty()).map(|source| async {
-            let incarnation = source.incarnation.map_or_else(Vec::new, |one| one.as_bytes().to_vec());
             let long_gone = now.as_millis().saturating_sub(millis(SLACK));
-            let mut args = vec![incarnation, decimal(long_gone), decimal(FORMAT.into())];
+            let mut args = vec![source.expected.clone(), decimal(long_gone), decimal(FORMAT.into())];
             args.extend(source.ghosts.iter().cloned());
             let names =
                 [Some(ShardKeys::new(source.shard).incarnation()), Some(source.index.clone()), source.living.clone()];
@@ -133,11 +132,12 @@ struct Source {
     /// Whether there is more behind that.
     more: bool,
     ghosts: Vec<Vec<u8>>,
-    incarnation: Option<Incarnation>,
+    /// The incarnation that the list began in: all of it is of one history.
+    expected: Vec<u8>,
 }
 
 impl Source {
-    fn new(shard: u16, query: &ListQuery) -> Self {
+    fn new(shard: u16, query: &ListQuery, expected: Vec<u8>) -> Self {
         let keys = ShardKeys::new(shard);
         let (index, living) = match &query.owner {
             Some(owner) => (keys.owner(&query.realm, owner), Some(keys.living(&query.realm, owner))),
@@ -151,7 +151,7 @@ impl Source {
             reached: query.after,
             more: true,
             ghosts: Vec::new(),
-            incarnation: None,
+            expected,
         }
     }
 

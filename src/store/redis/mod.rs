@@ -7,14 +7,15 @@
 //!
 //! # Epochs
 //! A shard's *incarnation* is a key that holds the replid of the node that wrote it and 16 random
-//! bytes. The start-up check writes it where it is absent or another node's, and so does a commit.
-//! FLUSHALL removes it; a restart and a promotion change the node's replid: after each of them the
-//! epoch is one that nobody has seen. A read that finds no incarnation of the node's own has it
-//! written (`hello`) and reads again.
+//! bytes. The check writes it where it is absent or another node's; nobody else does. FLUSHALL
+//! removes it; a restart and a promotion change the node's replid: after each of them the epoch is
+//! one that nobody has seen.
 //!
-//! A commit names the incarnation that this process knows. When the shard has another one, nothing
-//! is written: the records that the commit was computed from may be of a history that was lost. The
-//! caller is told to read again.
+//! Every verb names the incarnation that has passed the check ([`RedisStore::check`]). When the shard
+//! has another one, nothing is read or written until the check has been made again: the records that
+//! a commit was computed from may be of a history that was lost, and what lies there now may be
+//! another store, whose settings and peppers nobody has compared. Only health, which is how a new
+//! history is noticed, and the verbs of the pepper checks, which are part of comparing, ask for none.
 //!
 //! # Time
 //! Whether a record or an idempotency entry is past its time is decided by the `now` of the verb.
@@ -22,6 +23,7 @@
 //! matter how far Redis' clock is from ours.
 
 mod audit;
+mod check;
 mod commit;
 mod config;
 mod connection;
@@ -37,19 +39,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
 use redis::{Cmd, Value};
 
 pub use config::{RedisConfig, RedisUrl, Shards};
 
 use self::connection::{Budget, Lane, Link};
 use self::failure::Failure;
-use self::info::Info;
 use self::keys::ShardKeys;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
-    AuditPage, AuditQuery, Commit, Epoch, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
-    ScanCursor, ScanPage, Store, StoreError, shard_of,
+    AuditPage, AuditQuery, Commit, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome, ScanCursor,
+    ScanPage, Store, StoreError, shard_of,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
@@ -59,8 +59,6 @@ use crate::random::{self, Entropy};
 /// How much longer than its time Redis keeps what goes by itself.
 const SLACK: Duration = Duration::from_secs(60 * 60);
 
-/// Field of the `meta` hash: number of shards.
-const SHARDS: &str = "shards";
 /// What the fields of pepper checks begin with.
 const PEPPER: &str = "pepper:";
 
@@ -70,8 +68,10 @@ pub struct RedisStore {
     link: Link,
     scripts: Scripts,
     entropy: Arc<dyn Entropy>,
-    /// The incarnation of each shard that commits are computed in.
-    known: RwLock<Vec<Option<Incarnation>>>,
+    /// The incarnation of each shard that has passed the check; empty until one did.
+    known: RwLock<Vec<Incarnation>>,
+    /// Held by who checks: two of them would not know whose word is the later one.
+    checking: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -88,8 +88,8 @@ impl RedisStore {
     /// When the client cannot be made from the address.
     pub fn new(config: RedisConfig, entropy: Arc<dyn Entropy>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let link = Link::new(&config, clock)?;
-        let known = RwLock::new(vec![None; config.shards.get().into()]);
-        Ok(Self { config, link, scripts: Scripts::new(), entropy, known })
+        let (known, checking) = (RwLock::default(), tokio::sync::Mutex::default());
+        Ok(Self { config, link, scripts: Scripts::new(), entropy, known, checking })
     }
 
     /// [`Self::new`] and [`Self::check`].
@@ -106,60 +106,10 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// The start-up check: whether this server can be relied on, and whether the store in it has as
-    /// many shards as the configuration says. Makes every shard usable.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] while the server is out of reach: try again;
-    /// [`StoreError::Refused`] when it must not be used.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        let budget = self.link.budget();
-        let location = self.config.url.location();
-        let info = self.info(budget).await.map_err(|failure| match failure {
-            Failure::Denied(_) | Failure::TooOld(_) => StoreError::Refused(format!("{location}: {failure}")),
-            other => other.into(),
-        })?;
-        if let Some(refusal) = info.refusal(location) {
-            return Err(StoreError::Refused(refusal));
-        }
-        self.check_shards(budget).await?;
-        let found = try_join_all((0..self.shards()).map(|shard| self.hello(shard, budget))).await?;
-        self.with_known(|known| *known = found.into_iter().map(Some).collect());
-        Ok(())
-    }
-
-    /// Compares the number of shards with the stored one; stores it where there is none.
-    async fn check_shards(&self, budget: Budget) -> Result<(), StoreError> {
-        let ours = self.shards().to_string();
-        let mut stored = self.meta_field(SHARDS, budget).await?;
-        if stored.is_none() {
-            let add = command("HSETNX", &[ShardKeys::meta().as_bytes(), SHARDS.as_bytes(), ours.as_bytes()]);
-            self.link.send(Lane::Write, &add, budget).await?;
-            stored = self.meta_field(SHARDS, budget).await?;
-        }
-        let stored = stored.unwrap_or_default();
-        if stored == ours.as_bytes() {
-            return Ok(());
-        }
-        let stored = String::from_utf8_lossy(&stored).into_owned();
-        Err(StoreError::Refused(format!(
-            "the store at {} was made with {stored} shards, and the configuration says {ours}: set store.shards = {stored}, or use an empty database",
-            self.config.url.location()
-        )))
-    }
-
     async fn meta_field(&self, field: &str, budget: Budget) -> Result<Option<Vec<u8>>, StoreError> {
         let get = command("HGET", &[ShardKeys::meta().as_bytes(), field.as_bytes()]);
         let value = self.link.send(Lane::Write, &get, budget).await?;
         Values::of(Value::Array(vec![value]))?.optional_bytes()
-    }
-
-    async fn info(&self, budget: Budget) -> Result<Info, Failure> {
-        match self.link.send(Lane::Read, &redis::cmd("INFO"), budget).await? {
-            Value::VerbatimString { text, .. } | Value::SimpleString(text) => Ok(Info::parse(&text)),
-            Value::BulkString(bytes) => Ok(Info::parse(&String::from_utf8_lossy(&bytes))),
-            _ => Err(Failure::Refused("INFO was answered by something else than text".to_owned())),
-        }
     }
 
     /// A setting of the server; none where it may not be read. That there was no answer is no such
@@ -179,41 +129,18 @@ impl RedisStore {
         })
     }
 
-    /// Makes a shard usable: it has an incarnation of this node's own afterwards.
-    async fn hello(&self, shard: u16, budget: Budget) -> Result<Incarnation, StoreError> {
-        let random: [u8; 16] = self.random()?;
-        let call = self.scripts.hello.call(vec![ShardKeys::new(shard).incarnation()], vec![random.to_vec()]);
-        match Answer::parse(self.link.run(Lane::Write, &call, budget).await?)? {
-            Answer::Ok(incarnation, _) => Ok(incarnation),
+    /// Runs a script that reads. Its first argument is the incarnation that it expects.
+    async fn read(&self, call: &Call<'_>, budget: Budget) -> Result<(Incarnation, Values), StoreError> {
+        let value = match self.link.run(Lane::Read, call, budget).await {
+            // Reading twice does no harm, and the next connection may be a good one.
+            Err(Failure::Broken(_)) => self.link.run(Lane::Read, call, budget).await?,
+            other => other?,
+        };
+        match Answer::parse(value)? {
+            Answer::Ok(incarnation, values) => Ok((incarnation, values)),
             Answer::NotPrimary => Err(self.not_primary()),
+            Answer::Changed => Err(changed()),
             _ => Err(unexpected("a script's answer")),
-        }
-    }
-
-    /// Runs a script that reads. Its first argument is the incarnation that it expects, or empty;
-    /// another one is an error.
-    async fn read(&self, shard: u16, call: &Call<'_>, budget: Budget) -> Result<(Incarnation, Values), StoreError> {
-        let mut greeted = false;
-        let mut resent = false;
-        loop {
-            let value = match self.link.run(Lane::Read, call, budget).await {
-                // Reading twice does no harm, and the next connection may be a good one.
-                Err(Failure::Broken(_)) if !resent => {
-                    resent = true;
-                    continue;
-                }
-                other => other?,
-            };
-            match Answer::parse(value)? {
-                Answer::Ok(incarnation, values) => return Ok((incarnation, values)),
-                Answer::NotPrimary => return Err(self.not_primary()),
-                Answer::Lost if !greeted => {
-                    greeted = true;
-                    self.hello(shard, budget).await?;
-                }
-                Answer::Lost | Answer::Changed(_) => return Err(lost()),
-                _ => return Err(unexpected("a script's answer")),
-            }
         }
     }
 
@@ -228,13 +155,13 @@ impl RedisStore {
         random::bytes(&*self.entropy).map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 
-    fn known(&self, shard: u16) -> Option<Incarnation> {
+    /// The incarnation of a shard that has passed the check, as the first argument of a script.
+    fn expected(&self, shard: u16) -> Result<Vec<u8>, StoreError> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(usize::from(shard)).copied().flatten()
-    }
-
-    fn with_known(&self, change: impl FnOnce(&mut Vec<Option<Incarnation>>)) {
-        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+        match known.get(usize::from(shard)) {
+            Some(incarnation) => Ok(incarnation.as_bytes().to_vec()),
+            None => Err(StoreError::Unavailable("it has not been checked yet".to_owned())),
+        }
     }
 
     fn check_shard(&self, shard: u16) -> Result<ShardKeys, StoreError> {
@@ -244,11 +171,6 @@ impl RedisStore {
             Err(StoreError::Misuse(format!("shard {shard} of {}", self.shards())))
         }
     }
-
-    async fn epoch(&self, shard: u16, budget: Budget) -> Result<Epoch, StoreError> {
-        let (incarnation, _) = self.read_log(shard, 0, 0, budget).await?;
-        Ok(incarnation.epoch())
-    }
 }
 
 #[async_trait]
@@ -256,8 +178,8 @@ impl Store for RedisStore {
     async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
         let shard = shard_of(id.bucket(), self.shards());
         let keys = ShardKeys::new(shard);
-        let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![Vec::new()]);
-        let (_, mut values) = self.read(shard, &call, self.link.budget()).await?;
+        let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![self.expected(shard)?]);
+        let (_, mut values) = self.read(&call, self.link.budget()).await?;
         match values.array()?.optional_bytes()? {
             Some(bytes) => decode(id, &bytes, now),
             None => Ok(None),
@@ -335,7 +257,7 @@ impl Store for RedisStore {
         let budget = self.link.budget();
         let info = self.info(budget).await?;
         let epochs = if info.is_primary() {
-            try_join_all((0..self.shards()).map(|shard| self.epoch(shard, budget))).await?
+            self.incarnations(budget).await?.iter().map(Incarnation::epoch).collect()
         } else {
             Vec::new()
         };
@@ -392,8 +314,8 @@ const fn unreadable(what: String, error: CodecError) -> StoreError {
     StoreError::Unreadable { what, error }
 }
 
-fn lost() -> StoreError {
-    StoreError::Unavailable("it was emptied or replaced while it was read; call again".to_owned())
+fn changed() -> StoreError {
+    StoreError::Unavailable("its history changed; it is being checked".to_owned())
 }
 
 /// A number as an argument of a script.

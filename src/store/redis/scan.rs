@@ -25,19 +25,19 @@ impl RedisStore {
     /// server: Redis' cursors mean nothing in another one.
     pub(super) async fn scan_page(&self, cursor: Option<ScanCursor>, now: Timestamp) -> Result<ScanPage, StoreError> {
         let budget = self.link.budget();
-        let (mut place, mut expected) = match &cursor {
-            None => (0, Vec::new()),
-            Some(cursor) => {
-                let (place, incarnation) = parse(cursor)?;
-                (place, incarnation.as_bytes().to_vec())
-            }
+        let expected = self.expected(0)?;
+        let mut place = match &cursor {
+            None => 0,
+            Some(cursor) => match parse(cursor)? {
+                (place, incarnation) if *incarnation.as_bytes() == *expected => place,
+                _ => return Err(lost()),
+            },
         };
         let mut records = Vec::new();
         for _ in 0..ROUNDS {
-            let args = vec![expected, place.to_string().into_bytes(), RECORDS.into(), LOOK_AT.into()];
+            let args = vec![expected.clone(), place.to_string().into_bytes(), RECORDS.into(), LOOK_AT.into()];
             let call = self.scripts.scan.call(vec![ShardKeys::new(0).incarnation()], args);
-            let (incarnation, mut values) = self.read(0, &call, budget).await?;
-            expected = incarnation.as_bytes().to_vec();
+            let (_, mut values) = self.read(&call, budget).await?;
             place = values.number()?;
             records = self.records(values.array()?, now, budget).await?;
             if place == 0 {
@@ -65,8 +65,8 @@ impl RedisStore {
         let pages = by_shard.into_iter().map(|(shard, ids)| async move {
             let keys = ShardKeys::new(shard);
             let names = std::iter::once(keys.incarnation()).chain(ids.iter().map(|id| keys.record(*id))).collect();
-            let call = self.scripts.get.call(names, vec![Vec::new()]);
-            let (_, mut values) = self.read(shard, &call, budget).await?;
+            let call = self.scripts.get.call(names, vec![self.expected(shard)?]);
+            let (_, mut values) = self.read(&call, budget).await?;
             let mut found = values.array()?;
             let mut records = Vec::new();
             for id in ids {
@@ -86,4 +86,8 @@ fn parse(cursor: &ScanCursor) -> Result<(u64, Incarnation), StoreError> {
     let (place, incarnation) = bytes.split_first_chunk::<8>().ok_or_else(|| unexpected("a cursor"))?;
     let incarnation = incarnation.try_into().map_err(|_| unexpected("a cursor"))?;
     Ok((u64::from_be_bytes(*place), Incarnation::from_bytes(incarnation)))
+}
+
+fn lost() -> StoreError {
+    StoreError::Unavailable("it was emptied or replaced while it was gone over; begin anew".to_owned())
 }

@@ -26,6 +26,7 @@ macro_rules! script {
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) hello: Script,
+    pub(super) epoch: Script,
     pub(super) get: Script,
     pub(super) list: Script,
     pub(super) sweep: Script,
@@ -41,6 +42,7 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             hello: script!(TAKES_AWAY, "hello.lua"),
+            epoch: script!(READS, "epoch.lua"),
             get: script!(READS, "get.lua"),
             list: script!(READS, "list.lua"),
             sweep: script!(TAKES_AWAY, "sweep.lua"),
@@ -138,10 +140,10 @@ pub(super) enum Answer {
     Ok(Incarnation, Values),
     /// The node is no primary.
     NotPrimary,
-    /// The shard has no incarnation of this node's own.
-    Lost,
-    /// The shard has another incarnation than was expected.
-    Changed(Incarnation),
+    /// The shard has another incarnation than was expected, or none of this node's own.
+    Changed,
+    /// Hello: the store was made with another value of the setting, this one.
+    Setting(Vec<u8>),
     /// Commit: a record is not what was expected.
     Conflict,
     /// Commit: the idempotency slot holds this entry.
@@ -159,12 +161,12 @@ impl Answer {
         let status = values.bytes()?;
         Ok(match status.as_slice() {
             b"role" => Self::NotPrimary,
-            b"lost" => Self::Lost,
+            b"epoch" => Self::Changed,
+            b"setting" => Self::Setting(values.bytes()?),
             status => {
                 let incarnation = values.incarnation()?;
                 match status {
                     b"ok" => Self::Ok(incarnation, values),
-                    b"epoch" => Self::Changed(incarnation),
                     b"conflict" => Self::Conflict,
                     b"replay" => Self::Replay(values.bytes()?),
                     b"full" => Self::OwnerFull,

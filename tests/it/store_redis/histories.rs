@@ -1,5 +1,8 @@
 //! Epochs: what was lost is noticed, and nothing that was computed from it is written.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -8,6 +11,7 @@ async fn flushall_is_an_empty_store_in_a_new_history() {
     let record = ada().record(1, now());
     let before = create(&store, &record).await;
     server.run(&["FLUSHALL"]);
+    store.check().await.unwrap();
 
     assert_eq!(store.get(record.id, now()).await.unwrap(), None);
     assert_eq!(store.list(&ada().list(10), now()).await.unwrap().records, []);
@@ -15,13 +19,138 @@ async fn flushall_is_an_empty_store_in_a_new_history() {
     assert_ne!(page.epoch, before.epoch);
     assert_eq!(page, LogPage { epoch: page.epoch, tail: 0, gap: true, entries: Vec::new() });
 
-    // What was computed before is not written; once read again, it is.
-    assert_eq!(store.commit(&sample::create(&record), now()).await.unwrap(), Outcome::Conflict);
     let after = create(&store, &record).await;
     assert_eq!((after.epoch, after.position), (page.epoch, 1));
     assert_eq!(store.get(record.id, now()).await.unwrap(), Some(record));
     // Nor may somebody begin with another number of shards.
     assert!(matches!(connect(config(&server, 2)).await, Err(StoreError::Refused(_))));
+}
+
+fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+}
+
+/// What is not of a history that passed the check, and may be another store: only what notices and
+/// compares it gets through.
+#[tokio::test]
+async fn in_a_new_history_nothing_is_read_or_written_until_it_is_checked() {
+    const COMPARING: [&str; 5] = ["pepper_checks", "add_pepper_check", "remove_pepper_check", "health", "check"];
+    let unchecked = |server: &RedisServer, shards| {
+        RedisStore::new(config(server, shards), Arc::new(OsEntropy), Arc::new(SystemClock::new())).unwrap()
+    };
+    for shards in [1, 4] {
+        let mut server = RedisServer::start_with(&["appendonly", "yes"]);
+        let other = RedisServer::start();
+        let store = unchecked(&server, shards);
+        assert_eq!(store.checked(), []);
+        assert_eq!(verbs_that_answer(&store).await, COMPARING);
+        let flushed = |server: &mut RedisServer| server.run(&["FLUSHALL"]);
+        let restarted = |server: &mut RedisServer| {
+            server.kill();
+            server.start_again();
+        };
+        let promoted = |server: &mut RedisServer| {
+            server.run(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+            server.run(&["REPLICAOF", "NO", "ONE"]);
+        };
+        let changes: [&dyn Fn(&mut RedisServer); 3] = [&flushed, &restarted, &promoted];
+        for change in changes {
+            // Two: the second finds a history that somebody else has begun.
+            let later = connect(config(&server, shards)).await.unwrap();
+            store.check().await.unwrap();
+            let checked = store.checked();
+            assert_eq!(store.health(now()).await.unwrap().epochs, checked);
+            assert_eq!(verbs_that_answer(&store).await.len(), VERBS);
+            change(&mut server);
+            for store in [&store, &*later] {
+                until("it is back", async || store.health(now()).await.is_ok()).await;
+                let epochs = store.health(now()).await.unwrap().epochs;
+                assert!(epochs.iter().zip(&checked).all(|(is, was)| is != was), "{epochs:?} {checked:?}");
+                assert_eq!(store.checked(), checked);
+                assert_eq!(verbs_that_answer(store).await, COMPARING);
+                assert_eq!(verbs_that_answer(store).await.len(), VERBS);
+                assert_eq!(store.health(now()).await.unwrap().epochs, store.checked());
+            }
+        }
+    }
+}
+
+/// Of the commits that are under way when everything is lost, on whatever shard, none writes.
+#[tokio::test]
+async fn writers_stop_at_once_and_leave_nothing_behind() {
+    let OnRedis { server, store } = on_four_shards().await;
+    let writers: Vec<_> = (0..8)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut written = 0_u32;
+                loop {
+                    let record = holder("acme", &format!("o{n}")).record(written, now());
+                    match store.commit(&sample::create(&record), now()).await {
+                        Ok(Outcome::Done(_)) => written += 1,
+                        Err(StoreError::Unavailable(_)) => return written,
+                        other => panic!("{other:?}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    until("they write", async || server.command::<u64>(&["DBSIZE"]) > 200).await;
+    server.run(&["FLUSHALL"]);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 0);
+    }
+    assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);
+}
+
+/// However checks, losses and commits fall together: what was written was written in a history that
+/// passed.
+#[tokio::test]
+async fn commits_that_race_with_checks_are_of_a_checked_history() {
+    let OnRedis { server, store } = on_four_shards().await;
+    let (checked, stop) = (Arc::new(Mutex::new(store.checked())), Arc::new(AtomicBool::new(false)));
+    let checker = {
+        let (store, checked, stop) = (store.clone(), checked.clone(), stop.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Acquire) {
+                let _ = store.check().await;
+                checked.lock().unwrap().extend(store.checked());
+            }
+        })
+    };
+    let writers = (0..8).map(|n| {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut epochs = Vec::new();
+            for at in 0.. {
+                let record = holder("acme", &format!("o{n}")).record(at, now());
+                match store.commit(&sample::create(&record), now()).await {
+                    Ok(Outcome::Done(cursor)) => epochs.push(cursor.epoch),
+                    Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+                    other => panic!("{other:?}"),
+                }
+                if stop.load(Ordering::Acquire) {
+                    return epochs;
+                }
+            }
+            epochs
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    for _ in 0..20 {
+        let shard = |name: &str| server.command::<u64>(&["EXISTS", name]) == 1;
+        until("somebody writes", async || shard("kc:{s00}:pos") || shard("kc:{s01}:pos")).await;
+        server.run(&["FLUSHALL"]);
+    }
+    stop.store(true, Ordering::Release);
+    checker.await.unwrap();
+    let checked = checked.lock().unwrap().clone();
+    for writer in writers {
+        let epochs = writer.await.unwrap();
+        assert!(!epochs.is_empty() && epochs.iter().all(|epoch| checked.contains(epoch)));
+    }
+    store.check().await.unwrap();
+    assert_eq!(store.health(now()).await.unwrap().epochs, store.checked());
 }
 
 /// The history in which the record was read is gone; in the new one another writer has brought a
@@ -34,12 +163,13 @@ async fn a_commit_computed_in_a_lost_history_writes_nothing() {
     create(&store, &record).await;
     let read = store.get(record.id, now()).await.unwrap().unwrap();
     server.run(&["FLUSHALL"]);
-    assert_eq!(other.commit(&sample::create(&record), now()).await.unwrap(), Outcome::Conflict);
+    other.check().await.unwrap();
     create(&other, &record).await;
 
     let renamed = sample::renamed(&read, "computed from what was lost");
-    assert_eq!(store.commit(&sample::update(&renamed), now()).await.unwrap(), Outcome::Conflict);
-    assert_eq!(store.get(record.id, now()).await.unwrap(), Some(record));
+    unavailable(store.commit(&sample::update(&renamed), now()).await);
+    assert_eq!(other.get(record.id, now()).await.unwrap(), Some(record));
+    store.check().await.unwrap();
     done(&store, &sample::update(&renamed)).await;
 }
 
@@ -56,7 +186,7 @@ async fn a_restart_loses_nothing_and_is_a_new_history() {
     server.kill();
     server.start_again();
 
-    until("it answers again", async || store.get(records[0].id, now()).await.is_ok()).await;
+    until("it passes the check again", async || store.check().await.is_ok()).await;
     for record in &records {
         assert_eq!(store.get(record.id, now()).await.unwrap().as_ref(), Some(record));
     }
@@ -64,7 +194,6 @@ async fn a_restart_loses_nothing_and_is_a_new_history() {
     assert!(page.gap && page.epoch != last.epoch);
     assert_eq!(page.tail, last.position);
     let renamed = sample::renamed(&records[0], "after the restart");
-    assert_eq!(store.commit(&sample::update(&renamed), now()).await.unwrap(), Outcome::Conflict);
     let after = done(&store, &sample::update(&renamed)).await;
     assert_eq!((after.epoch, after.position), (page.epoch, last.position + 1));
 }
@@ -87,6 +216,7 @@ async fn a_primary_that_was_demoted_serves_nothing() {
     assert!(matches!(store.log(0, None, 5).await, Err(StoreError::Unavailable(_))));
 
     server.run(&["REPLICAOF", "NO", "ONE"]);
+    store.check().await.unwrap();
     let page = store.log(0, Some(before), 10).await.unwrap();
     assert!(page.gap && page.epoch != before.epoch);
 }
@@ -101,11 +231,8 @@ async fn a_promoted_replica_is_a_new_history_with_the_old_records() {
         replica.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
     })
     .await;
-    let mut before = store.commit(&sample::create(&record), now()).await.unwrap();
-    if before == Outcome::Conflict {
-        before = store.commit(&sample::create(&record), now()).await.unwrap();
-    }
-    let Outcome::Done(before) = before else { panic!("{before:?}") };
+    store.check().await.unwrap();
+    let before = create(&store, &record).await;
     let copied = || replica.command::<u64>(&["EXISTS", &record_key(record.id, 1)]) == 1;
     until("the record is on the replica", async || copied()).await;
     server.kill();

@@ -3,29 +3,21 @@
 --
 -- KEYS: incarnation. ARGV: as named below, then WRITE for each write, then the events.
 
-local ARGUMENTS = 14
-local expected, random, clock = ARGV[1], ARGV[2], ARGV[3]
-local now, format, slack = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local log_max, audit_max = ARGV[6], ARGV[7]
-local slot, entry, entry_ttl, replay = ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1'
-local guarded, most = ARGV[12], tonumber(ARGV[13])
-local count = tonumber(ARGV[14])
+local ARGUMENTS = 13
+local clock = ARGV[2]
+local now, format, slack = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local log_max, audit_max = ARGV[5], ARGV[6]
+local slot, entry, entry_ttl, replay = ARGV[7], ARGV[8], ARGV[9], ARGV[10] == '1'
+local guarded, most = ARGV[11], tonumber(ARGV[12])
+local count = tonumber(ARGV[13])
 local WRITE = 9
 local NEVER = 253402300799999 -- clock::Timestamp::MAX
 -- Members of an index that one write may take out in passing.
 local TRIM = 16
 
-local replid = primary()
-if not replid then
-  return { 'role' }
-end
-local incarnation = redis.call('GET', KEYS[1])
-if not own(incarnation, replid) then
-  incarnation = replid .. random
-  redis.call('SET', KEYS[1], incarnation)
-end
-if expected ~= '' and expected ~= incarnation then
-  return { 'epoch', incarnation }
+local refused, incarnation = fence(ARGV[1])
+if refused then
+  return refused
 end
 
 -- The idempotency slot: eight bytes of when it is forgotten, then the entry.

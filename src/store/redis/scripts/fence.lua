@@ -26,19 +26,15 @@ local function own(incarnation, replid)
   return incarnation and string.sub(incarnation, 1, REPLID) == replid
 end
 
--- What to answer instead of doing anything, or nil and the incarnation. An empty `expected` takes
--- any.
+-- What to answer instead of doing anything, or nil and the incarnation.
 local function fence(expected)
   local replid = primary()
   if not replid then
     return { 'role' }
   end
   local incarnation = redis.call('GET', KEYS[1])
-  if not own(incarnation, replid) then
-    return { 'lost' }
-  end
-  if expected ~= '' and expected ~= incarnation then
-    return { 'epoch', incarnation }
+  if not own(incarnation, replid) or expected ~= incarnation then
+    return { 'epoch' }
   end
   return nil, incarnation
 end

@@ -195,8 +195,16 @@ pub struct Hasher {
     profile: Argon2Profile,
     /// Keys the digests of verified texts; lives and dies with the process.
     seen_key: HmacSha256,
-    seen: Cache<(KeyId, u64), [u8; 32]>,
+    seen: Cache<KeyId, Seen>,
     argon2_runs: Counter,
+}
+
+/// A text that was verified.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The version of the record that it was verified against.
+    version: u64,
+    digest: [u8; 32],
 }
 
 impl fmt::Debug for Hasher {
@@ -256,12 +264,14 @@ impl Hasher {
         Ok((text, SecretHash { digest, profile: self.profile, pepper: pepper.id.clone() }))
     }
 
-    /// Whether `text` was verified before as the secret of the key `id` at this `version` of its
-    /// record.
+    /// The id of the key whose text this is, and the version of its record, if the text was
+    /// verified before. None says nothing about it. Costs one keyed digest and no reading: a text
+    /// that was verified is well-formed and genuine.
     #[must_use]
-    pub fn remembers(&self, text: &ApiKey, id: KeyId, version: u64) -> bool {
-        let digest = self.seen_digest(text);
-        self.seen.get(&(id, version)).is_some_and(|seen| bool::from(seen.ct_eq(&digest)))
+    pub fn remembers(&self, text: &ApiKey) -> Option<(KeyId, u64)> {
+        let id = text.id()?;
+        let seen = self.seen.get(&id)?;
+        bool::from(seen.digest.ct_eq(&self.seen_digest(text))).then_some((id, seen.version))
     }
 
     /// Whether `text`, which reads as `key`, is the secret that `stored` is the hash of; runs
@@ -281,7 +291,7 @@ impl Hasher {
         };
         let computed = self.argon2(&*pepper.password(key.id, &key.random), key.id, stored.profile)?;
         if bool::from(computed.ct_eq(&stored.digest)) {
-            self.seen.insert((key.id, version), self.seen_digest(text));
+            self.seen.insert(key.id, Seen { version, digest: self.seen_digest(text) });
             Ok(Verdict::Match)
         } else {
             Ok(Verdict::Mismatch)

@@ -8,25 +8,32 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 const VALUES: [u8; 256] = values();
 /// Digits handled at once: 62^10 is the largest power of 62 below 2^60.
 const GROUP: usize = 10;
+/// Digits written at once: 62^5 is the largest power of 62 below 2^32.
+const WRITTEN: usize = 5;
+const SCALE: u64 = 62_u64.pow(5);
 
 /// Writes the big-endian number `bytes` with exactly `digits.len()` digits, whose number must be
 /// enough for it.
 pub(super) fn encode(bytes: &[u8], digits: &mut [u8]) {
-    // Limbs of 32 bits, most significant first, divided by 62 once per digit.
+    // Limbs of 32 bits, most significant first, divided once per group of digits.
     let mut limbs = [0_u32; 16];
     let used = bytes.len().div_ceil(4);
     debug_assert!(used <= limbs.len(), "numbers are at most 64 bytes");
     for (limb, chunk) in limbs.iter_mut().take(used).rev().zip(bytes.rchunks(4)) {
         *limb = chunk.iter().fold(0, |value, &byte| (value << 8) | u32::from(byte));
     }
-    for digit in digits.iter_mut().rev() {
+    for group in digits.rchunks_mut(WRITTEN) {
         let mut remainder = 0_u64;
         for limb in limbs.iter_mut().take(used) {
             let value = (remainder << 32) | u64::from(*limb);
-            *limb = u32::try_from(value / 62).unwrap_or(u32::MAX);
-            remainder = value % 62;
+            *limb = u32::try_from(value / SCALE).unwrap_or(u32::MAX);
+            remainder = value % SCALE;
         }
-        *digit = usize::try_from(remainder).ok().and_then(|value| ALPHABET.get(value)).copied().unwrap_or(b'0');
+        for digit in group.iter_mut().rev() {
+            *digit =
+                usize::try_from(remainder % 62).ok().and_then(|value| ALPHABET.get(value)).copied().unwrap_or(b'0');
+            remainder /= 62;
+        }
     }
     debug_assert!(limbs.iter().all(|&limb| limb == 0), "too few digits for the number");
 }

@@ -12,9 +12,12 @@
 //! Stored data is an API. A reader refuses a format that it does not know, and says so, rather
 //! than guess.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 
 use super::event::{Action, Event};
+use super::fields::Fields;
 use super::id::KeyId;
 use super::owner::{Owner, OwnerKind, OwnerRef};
 use super::record::{Argon2Profile, KeyRecord, PepperId, Revocation, SecretHash, Suspension, SuspensionReason};
@@ -145,66 +148,116 @@ pub fn encode_record(record: &KeyRecord, gone_at: Option<Timestamp>) -> Vec<u8> 
     bytes
 }
 
-/// Reads the record of `id`.
+/// Reads the record of `id`. Every check of a key comes here, so it reads the fields where they lie
+/// and makes nothing but the values themselves.
 ///
 /// # Errors
 /// When the format is unknown or the bytes are damaged.
 pub fn decode_record(id: KeyId, bytes: &[u8]) -> Result<KeyRecord, CodecError> {
     let header = Header::read(bytes)?;
-    let message = proto::Record::decode(bytes.get(HEADER_LEN..).unwrap_or_default())?;
-    let secret = message.secret.ok_or_else(|| CodecError::Damaged("no secret hash".to_owned()))?;
-    let suspensions = message
-        .suspensions
-        .into_iter()
-        .map(|one| {
-            let reason = SuspensionReason::from_number(one.reason).ok_or_else(|| unknown("suspension", one.reason))?;
-            let suspension = Suspension {
-                by: Actor::parse(&one.by)?,
-                at: Timestamp::from_millis(one.at),
-                until: time(one.until),
-                note: Reason::parse(&one.note)?,
-            };
-            Ok::<_, CodecError>((reason, suspension))
-        })
-        .collect::<Result<_, _>>()?;
+    let (mut realm, mut owner_kind, mut owner_id, mut owner_name) = ("", 0, "", "");
+    let (mut name, mut description, mut prefix, mut created_by) = ("", "", "", "");
+    let (mut created_at, mut not_before, mut expires_at) = (0, 0, 0);
+    let (mut scopes, mut cidrs, mut principals, mut metadata) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut rotated_from, mut rotated_to) = (&[][..], &[][..]);
+    let (mut revocation, mut suspensions, mut secret) = (None, BTreeMap::new(), None);
+    for field in Fields::of(bytes.get(HEADER_LEN..).unwrap_or_default()) {
+        let (tag, value) = field?;
+        match tag {
+            1 => realm = value.text()?,
+            2 => owner_kind = value.small()?,
+            3 => owner_id = value.text()?,
+            4 => owner_name = value.text()?,
+            5 => name = value.text()?,
+            6 => description = value.text()?,
+            7 => scopes.push(value.text()?),
+            8 => prefix = value.text()?,
+            9 => created_at = value.number()?,
+            10 => created_by = value.text()?,
+            11 => not_before = value.number()?,
+            12 => expires_at = value.number()?,
+            13 => revocation = Some(decode_revocation(value.bytes()?)?),
+            14 => suspensions.extend([decode_suspension(value.bytes()?)?]),
+            15 => cidrs.push(value.text()?),
+            16 => principals.push(value.text()?),
+            17 => rotated_from = value.bytes()?,
+            18 => rotated_to = value.bytes()?,
+            19 => metadata.push(decode_pair(value.bytes()?)?),
+            20 => secret = Some(decode_secret(value.bytes()?)?),
+            _ => {}
+        }
+    }
     Ok(KeyRecord {
         id,
-        realm: Realm::parse(&message.realm)?,
-        owner: Owner {
-            reference: owner(message.owner_kind, &message.owner_id)?,
-            display_name: Name::parse(&message.owner_name)?,
-        },
-        name: Name::parse(&message.name)?,
-        description: Description::parse(&message.description)?,
-        scopes: Scopes::parse(&message.scopes)?,
-        prefix: Prefix::parse(&message.prefix)?,
-        created_at: Timestamp::from_millis(message.created_at),
-        created_by: Actor::parse(&message.created_by)?,
-        not_before: time(message.not_before),
-        expires_at: time(message.expires_at),
-        revocation: message
-            .revocation
-            .map(|revocation| {
-                Ok::<_, CodecError>(Revocation {
-                    at: Timestamp::from_millis(revocation.at),
-                    by: Actor::parse(&revocation.by)?,
-                    reason: Reason::parse(&revocation.reason)?,
-                })
-            })
-            .transpose()?,
+        realm: Realm::parse(realm)?,
+        owner: Owner { reference: owner(owner_kind, owner_id)?, display_name: Name::parse(owner_name)? },
+        name: Name::parse(name)?,
+        description: Description::parse(description)?,
+        scopes: Scopes::parse(&scopes)?,
+        prefix: Prefix::parse(prefix)?,
+        created_at: Timestamp::from_millis(created_at),
+        created_by: Actor::parse(created_by)?,
+        not_before: time(not_before),
+        expires_at: time(expires_at),
+        revocation,
         suspensions,
-        allowed_cidrs: Cidrs::parse(&message.allowed_cidrs)?,
-        allowed_principals: Principals::parse(&message.allowed_principals)?,
-        rotated_from: optional_id(&message.rotated_from)?,
-        rotated_to: optional_id(&message.rotated_to)?,
-        metadata: Metadata::parse(message.metadata)?,
-        secret: SecretHash {
-            digest: fixed(&secret.digest)?,
-            profile: Argon2Profile { m_kib: secret.m_kib, t: secret.t, p: secret.p },
-            pepper: PepperId::parse(&secret.pepper)?,
-        },
+        allowed_cidrs: Cidrs::parse(&cidrs)?,
+        allowed_principals: Principals::parse(&principals)?,
+        rotated_from: optional_id(rotated_from)?,
+        rotated_to: optional_id(rotated_to)?,
+        metadata: Metadata::parse(metadata)?,
+        secret: secret.ok_or_else(|| CodecError::Damaged("no secret hash".to_owned()))?,
         version: header.version,
     })
+}
+
+fn decode_revocation(bytes: &[u8]) -> Result<Revocation, CodecError> {
+    let message = proto::Revocation::decode(bytes)?;
+    Ok(Revocation {
+        at: Timestamp::from_millis(message.at),
+        by: Actor::parse(&message.by)?,
+        reason: Reason::parse(&message.reason)?,
+    })
+}
+
+fn decode_suspension(bytes: &[u8]) -> Result<(SuspensionReason, Suspension), CodecError> {
+    let message = proto::Suspension::decode(bytes)?;
+    let reason = SuspensionReason::from_number(message.reason).ok_or_else(|| unknown("suspension", message.reason))?;
+    let suspension = Suspension {
+        by: Actor::parse(&message.by)?,
+        at: Timestamp::from_millis(message.at),
+        until: time(message.until),
+        note: Reason::parse(&message.note)?,
+    };
+    Ok((reason, suspension))
+}
+
+/// An entry of a map of texts.
+fn decode_pair(bytes: &[u8]) -> Result<(&str, &str), CodecError> {
+    let (mut key, mut value) = ("", "");
+    for field in Fields::of(bytes) {
+        match field? {
+            (1, text) => key = text.text()?,
+            (2, text) => value = text.text()?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+fn decode_secret(bytes: &[u8]) -> Result<SecretHash, CodecError> {
+    let (mut digest, mut profile, mut pepper) = (&[][..], Argon2Profile { m_kib: 0, t: 0, p: 0 }, "");
+    for field in Fields::of(bytes) {
+        match field? {
+            (1, value) => digest = value.bytes()?,
+            (2, value) => profile.m_kib = value.small()?,
+            (3, value) => profile.t = value.small()?,
+            (4, value) => profile.p = value.small()?,
+            (5, value) => pepper = value.text()?,
+            _ => {}
+        }
+    }
+    Ok(SecretHash { digest: fixed(digest)?, profile, pepper: PepperId::parse(pepper)? })
 }
 
 /// Writes an event.

@@ -9,6 +9,7 @@ pub mod canonical;
 pub mod codec;
 mod decision;
 mod event;
+mod fields;
 mod id;
 mod life;
 mod owner;

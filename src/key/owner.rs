@@ -49,7 +49,7 @@ impl OwnerRef {
     /// When the id is empty, too long, or holds a control character.
     pub fn parse(kind: OwnerKind, id: &str) -> Result<Self, Invalid> {
         // The same rule as a realm's name.
-        Realm::parse(id).map(|id| Self { kind, id: id.as_str().to_owned() })
+        Realm::check(id).map(|id| Self { kind, id: id.to_owned() })
     }
 
     /// The kind.

@@ -43,6 +43,14 @@ impl ApiKey {
         &self.0
     }
 
+    /// The id that stands where a key has it; nothing else of the text is looked at.
+    #[must_use]
+    pub fn id(&self) -> Option<KeyId> {
+        let text = self.0.as_bytes();
+        let start = text.len().checked_sub(TAIL_LEN)? + 1;
+        base62::decode(text.get(start..start + ID_LEN)?).ok().map(KeyId::from_bytes)
+    }
+
     /// Reads the text.
     ///
     /// # Errors
@@ -285,6 +293,7 @@ mod tests {
             let parsed = text.parse().unwrap();
             prop_assert_eq!(parsed.prefix, prefix);
             prop_assert_eq!(parsed.id, id);
+            prop_assert_eq!(text.id(), Some(id));
             prop_assert_eq!(parsed.random.expose(), &random);
             prop_assert_eq!(parsed.tag, tag);
             let again = parsed.render();
@@ -304,7 +313,11 @@ mod tests {
 
         #[test]
         fn any_text_is_read_or_refused(text in ".{0,120}") {
-            let _ = ApiKey::new(text).parse();
+            let text = ApiKey::new(text);
+            if let Ok(parsed) = text.parse() {
+                prop_assert_eq!(text.id(), Some(parsed.id));
+            }
+            let _ = text.id();
         }
 
         #[test]

@@ -35,6 +35,10 @@ pub(super) fn each<T: AsRef<str>, V>(
 /// Text of at most `max` characters. Control characters are refused, because names end up in
 /// logs and terminals; `multiline` allows line feeds and tabs.
 fn checked(text: &str, max: usize, multiline: bool) -> Result<&str, Invalid> {
+    // Most text is short and plain, and every check of a key reads a record full of it.
+    if text.len() <= max && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Ok(text);
+    }
     let characters = text.chars().count();
     if characters > max {
         return Err(Invalid::new(format!("is {characters} characters long; at most {max} are allowed")));
@@ -55,10 +59,15 @@ macro_rules! text_value {
             /// # Errors
             /// When the text is too long, too short, or holds a control character.
             pub fn parse(text: &str) -> Result<Self, Invalid> {
+                Self::check(text).map(|text| Self(text.into()))
+            }
+
+            /// Refuses what [`Self::parse`] refuses.
+            pub(super) fn check(text: &str) -> Result<&str, Invalid> {
                 if $required && text.is_empty() {
                     return Err(Invalid::new("is required"));
                 }
-                checked(text, $max, $multiline).map(|text| Self(text.into()))
+                checked(text, $max, $multiline)
             }
 
             /// The text.

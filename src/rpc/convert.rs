@@ -409,12 +409,12 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
     };
     v1::Key {
         id: record.id.to_string(),
-        realm: record.realm.to_string(),
+        realm: record.realm.as_str().to_owned(),
         owner: Some(owner(&record.owner.reference, record.owner.display_name.as_str())),
-        name: record.name.to_string(),
-        description: record.description.to_string(),
-        prefix: record.prefix.to_string(),
-        scopes: record.scopes.as_slice().iter().map(ToString::to_string).collect(),
+        name: record.name.as_str().to_owned(),
+        description: record.description.as_str().to_owned(),
+        prefix: record.prefix.as_str().to_owned(),
+        scopes: record.scopes.as_slice().iter().map(|scope| scope.as_str().to_owned()).collect(),
         status: status.into(),
         suspensions: record
             .suspensions
@@ -428,7 +428,7 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
             })
             .collect(),
         created_at: Some(time(record.created_at)),
-        created_by: record.created_by.to_string(),
+        created_by: record.created_by.as_str().to_owned(),
         not_before: record.not_before.map(time),
         expires_at: record.expires_at.map(time),
         revoked_at,

@@ -217,12 +217,39 @@ pub(super) enum NoKey {
 impl Core {
     /// Finds the record whose key `text` is.
     pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<KeyRecord, NoKey>, Error> {
+        // A text that was verified before needs no second reading, unless its record has changed.
+        if let Some((id, version)) = self.hasher.remembers(text) {
+            return match self.store.get(id, now).await? {
+                None => Ok(Err(NoKey::Unknown)),
+                Some(record) if record.version == version => Ok(Ok(record)),
+                Some(record) => match text.parse() {
+                    Ok(parsed) => Box::pin(self.verify(text, parsed, record)).await,
+                    Err(_) => Ok(Err(NoKey::Malformed)),
+                },
+            };
+        }
         let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
         if !self.hasher.keyring().is_genuine(&parsed) {
             return Ok(Err(NoKey::Unknown));
         }
-        let Some(record) = self.store.get(parsed.id, now).await? else { return Ok(Err(NoKey::Unknown)) };
-        match self.verify(text, parsed, &record).await? {
+        match self.store.get(parsed.id, now).await? {
+            None => Ok(Err(NoKey::Unknown)),
+            Some(record) => Box::pin(self.verify(text, parsed, record)).await,
+        }
+    }
+
+    /// Whether `text`, which reads as `parsed`, is the key of `record`. Callers box it: once in the life of
+    /// a key, it should not make the state of every call larger.
+    async fn verify(
+        &self,
+        text: &ApiKey,
+        parsed: ParsedKey,
+        record: KeyRecord,
+    ) -> Result<Result<KeyRecord, NoKey>, Error> {
+        let profile = record.secret.profile;
+        let (hasher, text, stored, version) =
+            (Arc::clone(&self.hasher), text.clone(), record.secret.clone(), record.version);
+        match self.argon2.run(profile, move || hasher.verify(&text, &parsed, &stored, version)).await? {
             Verdict::Match => Ok(Ok(record)),
             Verdict::Mismatch => Ok(Err(NoKey::Unknown)),
             Verdict::Undecidable => Err(Error {
@@ -233,15 +260,5 @@ impl Core {
                 ..Error::new(ErrorKind::DataUnreadable, "the secret of this key cannot be verified; the log has more")
             }),
         }
-    }
-
-    async fn verify(&self, text: &ApiKey, parsed: ParsedKey, record: &KeyRecord) -> Result<Verdict, Error> {
-        if self.hasher.remembers(text, record.id, record.version) {
-            return Ok(Verdict::Match);
-        }
-        let profile = record.secret.profile;
-        let (hasher, text, stored, version) =
-            (Arc::clone(&self.hasher), text.clone(), record.secret.clone(), record.version);
-        self.argon2.run(profile, move || hasher.verify(&text, &parsed, &stored, version)).await
     }
 }

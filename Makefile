@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help test lint buf-breaking readme torture fuzz
+.PHONY: help test lint buf-breaking readme torture fuzz bench
 
 # Tools that scripts/setup.sh installs; cargo may be off PATH on a bare machine.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyclasp-tools
@@ -22,7 +22,7 @@ lint: ## Formatting, clippy, dependencies, protobuf, documentation
 	@set -x
 	scripts/setup.sh ci
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --all-features -- -D warnings
 	cargo deny --locked check licenses bans sources
 	buf lint
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
@@ -113,3 +113,13 @@ fuzz: ## Fuzz the parser of key texts for a minute (FUZZ_SECONDS=…)
 	@set -x
 	scripts/setup.sh fuzz
 	RUSTC_BOOTSTRAP=1 cargo fuzz run key_text -- -max_total_time=$(FUZZ_SECONDS) -max_len=256
+
+# What the harness is told.
+BENCH_ARGS ?= --write docs/BENCHMARKS.md
+
+bench: ## Measure everything, write docs/BENCHMARKS.md (BENCH_ARGS=--quick: a look whether it works)
+	@set -x
+	scripts/setup.sh
+	cargo build --release --locked
+	cargo build --release --locked --features bench --example load --example noop_stock
+	"$${CARGO_TARGET_DIR:-target}/release/examples/load" run $(BENCH_ARGS)

@@ -1,0 +1,280 @@
+//! The load harness behind `make bench`: starts the references, keyclasp and a Redis, each on its
+//! core, measures them in turns, and writes `docs/BENCHMARKS.md`. No figure is a test: a target is
+//! met or missed, and the page says which.
+//!
+//! The same program is one of the references (`noop`) and the helpers that need a process of their
+//! own: one link with the release profile is dear.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports to a terminal")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+mod compare;
+mod drive;
+mod fill;
+mod flood;
+mod footprint;
+mod machine;
+#[path = "../noop.rs"]
+mod noop;
+mod process;
+mod reads;
+mod remote;
+mod report;
+mod servers;
+mod wire;
+
+use compare::Contender;
+use machine::Cores;
+use process::Scratch;
+use reads::Reads;
+use report::Report;
+use servers::{Home, Programs, Redis, reference};
+
+// As keyclasp has it; the stock reference is a program of its own because of this.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures keyclasp beside its references")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure everything.
+    Run(Options),
+    /// The reference: a no-op on keyclasp's runtime and allocator.
+    Noop {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Bytes of an answer.
+        len: usize,
+    },
+    /// Round trips to a Redis, in µs.
+    Reads {
+        /// The Redis.
+        url: String,
+        /// A file with the ids of keys in it.
+        ids: PathBuf,
+        /// How many reads.
+        calls: usize,
+    },
+    /// Fill an embedded store.
+    FillEmbedded {
+        /// Its directory.
+        dir: PathBuf,
+        /// How many keys.
+        keys: usize,
+    },
+    /// Fill a Redis, and say what the keys take.
+    FillRedis {
+        /// The Redis.
+        url: String,
+        /// How many keys.
+        keys: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Write the page here; otherwise to the terminal.
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// A look whether it works: one short repetition, few keys. The figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Where files are kept meanwhile.
+    #[arg(long, default_value = "target")]
+    scratch: PathBuf,
+    /// Calls in flight; with anything but one, over eight connections.
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
+    in_flight: Vec<usize>,
+    /// Only these parts: compare, serial, redis, flood, footprint.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+/// How a run is done, and with what.
+#[derive(Debug)]
+struct Run {
+    programs: Programs,
+    scratch: Scratch,
+    cores: Cores,
+    repetitions: usize,
+    measured: Duration,
+    /// Calls in flight.
+    in_flight: Vec<usize>,
+    /// Reads of Redis in each repetition.
+    reads: usize,
+    /// Starts of an empty server.
+    starts: usize,
+    /// Keys of a full store.
+    keys: usize,
+}
+
+impl Run {
+    fn new(options: &Options) -> anyhow::Result<Self> {
+        let (programs, scratch, cores) = (Programs::find()?, Scratch::new(&options.scratch)?, Cores::pick()?);
+        let in_flight = options.in_flight.clone();
+        Ok(if options.quick {
+            let measured = Duration::from_millis(400);
+            Self { programs, scratch, cores, repetitions: 1, measured, in_flight, reads: 500, starts: 2, keys: 10_000 }
+        } else {
+            let measured = Duration::from_secs_f64(options.seconds);
+            let repetitions = options.repetitions.max(1);
+            Self {
+                programs,
+                scratch,
+                cores,
+                repetitions,
+                measured,
+                in_flight,
+                reads: 20_000,
+                starts: 10,
+                keys: 1_000_000,
+            }
+        })
+    }
+
+    /// Tells who waits what is going on.
+    fn say(&self, what: &str) {
+        eprintln!("bench: {what}");
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Cli::parse().command {
+        Command::Run(options) => {
+            let run = Run::new(&options)?;
+            machine::pin(run.cores.client)?;
+            let page = runtime.block_on(measure(&run, &options.only))?;
+            match options.write {
+                Some(path) => {
+                    std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?
+                }
+                None => println!("{page}"),
+            }
+        }
+        Command::Noop { address, len } => runtime.block_on(async {
+            let incoming = TcpIncoming::bind(address)?.with_nodelay(Some(true));
+            Server::builder().add_service(noop::service(len)).serve_with_incoming(incoming).await?;
+            anyhow::Ok(())
+        })?,
+        Command::Reads { url, ids, calls } => {
+            let reads = runtime.block_on(Reads::here(&url, &ids, calls))?;
+            println!("{} {} {} {}", reads.ping, reads.get, reads.fenced, reads.fenced_p99);
+        }
+        Command::FillEmbedded { dir, keys } => runtime.block_on(fill::embedded(&dir, keys))?,
+        Command::FillRedis { url, keys } => println!("{}", runtime.block_on(fill::redis(&url, keys))?),
+    }
+    Ok(())
+}
+
+async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
+    let wanted = |part: &str| only.is_empty() || only.iter().any(|one| one == part);
+    let (core, keys) = (run.cores.server, if run.keys < 100_000 { 50 } else { 1000 });
+    let load_before = machine::load_average()?;
+    let mut report = Report::default();
+
+    run.say("starting the servers and making keys");
+    let redis = Redis::start(&run.scratch, run.cores.client)?;
+    let near = Home::init(&run.programs, &run.scratch, "embedded", None)?;
+    let far = Home::init(&run.programs, &run.scratch, "redis", Some(&redis.url))?;
+    let (near_server, _) = near.serve(core)?;
+    let (far_server, _) = far.serve(core)?;
+    let near_material = near.prepare(keys).await?;
+    let far_material = far.prepare(keys).await?;
+    let (log, len) = (run.scratch.path("noop.log"), near_material.answer_len);
+    let noop = reference(&run.programs.load, &["noop"], len, core, &log)?;
+    let stock = reference(&run.programs.noop_stock, &[], len, core, &log)?;
+    let contenders = [
+        Contender { name: "no-op, same runtime", server: &noop, material: &near_material },
+        Contender { name: "no-op, stock runtime", server: &stock, material: &near_material },
+        Contender { name: "keyclasp, embedded", server: &near_server, material: &near_material },
+        Contender { name: "keyclasp, Redis", server: &far_server, material: &far_material },
+    ];
+
+    if wanted("compare") {
+        run.say("ValidateKey beside the references");
+        for ratio in compare::compare(&contenders, run, &mut report).await? {
+            let measured = format!(
+                "{:.2} (CPU a call {:.2} ×; {:.2} × the stock no-op's)",
+                ratio.throughput, ratio.cpu, ratio.cpu_stock
+            );
+            if ratio.in_flight > 1 {
+                let what = format!(
+                    "ValidateKey, embedded, {} in flight: throughput against a no-op on the same runtime",
+                    ratio.in_flight
+                );
+                report.target(&what, "≥ 0.7", measured, ratio.throughput >= 0.7);
+            }
+        }
+    }
+    if wanted("serial") {
+        compare::serial(&contenders, run, &mut report).await?;
+    }
+    if wanted("redis") {
+        run.say("ValidateKey on Redis");
+        remote::reads(&redis, &far_server, &far_material, run, &mut report).await?;
+    }
+    if wanted("flood") {
+        run.say("forged keys");
+        flood::flood(&near, &near_server, &near_material, run, &mut report).await?;
+    }
+    for server in [near_server, far_server] {
+        server.process.stop()?;
+    }
+    if wanted("footprint") {
+        run.say("footprint: a million keys take a few minutes");
+        footprint::footprint(run, &mut report)?;
+    }
+    let machine = format!(
+        "{}; load average {load_before} before the run. Bytes of a call: {} in, {} out.",
+        machine::describe()?,
+        near_material.valid.first().map_or(0, Vec::len),
+        len + 5,
+    );
+    Ok(report.page(&machine, &method(run)))
+}
+
+fn method(run: &Run) -> String {
+    format!(
+        "\n## How it is measured
+
+`make bench` builds `target/release/keyclasp` and the harness in `benches/`, and runs it; it needs two
+cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works.
+
+- Closed loop: a call is made when one is answered. {} repetitions of {} s each, after a warm-up of a fifth of
+  that; within each repetition the servers take turns, and another one begins each time.
+- Each server is pinned to one core (so it has one worker), the client to the other one; the Redis of
+  this run shares the client's core unless said otherwise. Everything is on the loopback device.
+- Both references are tonic servers of the same service without authentication, limits or metrics. *Same
+  runtime*: a tokio `current_thread` runtime and mimalloc, as keyclasp has. *Stock*: `#[tokio::main]` and the
+  system's allocator. `TCP_NODELAY` is set on all. Answers are as long as keyclasp's.
+- Each call of keyclasp carries the bearer token of a caller that may only validate, and one of 1,000 keys
+  made by CreateKey before, each of another owner; it requires a scope that the key holds by implication.
+  keyclasp reads the store for each call; Argon2 ran once for each key before.
+- The client writes HTTP/2 frames itself and costs less than the servers, so that they are the bottleneck.
+  It checks the outcome in each answer.
+- CPU is what the kernel counted for all threads of the server (`/proc/PID/stat`), divided by the calls.
+",
+        run.repetitions,
+        run.measured.as_secs_f64()
+    )
+}

@@ -1,0 +1,225 @@
+//! The servers that are measured: the references, keyclasp, Redis.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use keyclasp::key::{ApiKey, SecretBytes, render};
+use keyclasp::rpc::proto::v1;
+use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
+use prost::Message as _;
+use tonic::Request;
+use tonic::transport::Channel;
+
+use super::process::{Process, Scratch, free_address, get, listens};
+use super::wire::framed;
+
+/// The realm of every key.
+pub(crate) const REALM: &str = "acme";
+const VALIDATOR_TOKEN: &str = "bench-validator-0123456789abcdef0123456789abcdef0123456789abcdef";
+const SECRET_RANDOM: [u8; 32] = [7; 32];
+
+/// Where the programs are.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) keyclasp: PathBuf,
+    pub(crate) noop_stock: PathBuf,
+    pub(crate) load: PathBuf,
+}
+
+impl Programs {
+    /// Beside this program: `target/PROFILE/examples/load`.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let load = std::env::current_exe()?;
+        let examples = load.parent().context("this program is in no directory")?;
+        let keyclasp = examples.parent().context("this program is in no target directory")?.join("keyclasp");
+        let noop_stock = examples.join("noop_stock");
+        for program in [&keyclasp, &noop_stock] {
+            ensure!(program.exists(), "{} is missing; `make bench` builds all that is needed", program.display());
+        }
+        Ok(Self { keyclasp, noop_stock, load })
+    }
+}
+
+/// A server that answers ValidateKey.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+/// A reference whose answers have `len` bytes.
+pub(crate) fn reference(program: &Path, args: &[&str], len: usize, core: usize, log: &Path) -> anyhow::Result<Server> {
+    let address = free_address()?;
+    let mut process = Process::start(core, program, log, |command| {
+        command.args(args).arg(address.to_string()).arg(len.to_string());
+    })?;
+    process.wait(|| listens(address))?;
+    Ok(Server { process, address })
+}
+
+/// A directory of `keyclasp init`, and where its server shall listen.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: PathBuf,
+    pub(crate) address: SocketAddr,
+    ops: SocketAddr,
+    program: PathBuf,
+}
+
+impl Home {
+    /// Makes it, with a caller that may only validate beside the administrator.
+    pub(crate) fn init(
+        programs: &Programs,
+        scratch: &Scratch,
+        name: &str,
+        store: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let dir = scratch.path(name);
+        let mut command = Command::new(&programs.keyclasp);
+        command.arg("init").arg("--dir").arg(&dir);
+        if let Some(store) = store {
+            command.arg("--store").arg(store);
+        }
+        let output = command.output()?;
+        ensure!(output.status.success(), "keyclasp init: {}", String::from_utf8_lossy(&output.stderr));
+        let token_file = dir.join("validator.token");
+        std::fs::write(&token_file, VALIDATOR_TOKEN)?;
+        let config = dir.join("keyclasp.toml");
+        let caller = format!(
+            "\n[[callers]]\nname = \"gateway\"\ntoken_file = \"validator.token\"\nroles = [\"validator\"]\nrealms = [\"{REALM}\"]\n"
+        );
+        std::fs::write(&config, std::fs::read_to_string(&config)? + &caller)?;
+        Ok(Self { dir, address: free_address()?, ops: free_address()?, program: programs.keyclasp.clone() })
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Starts the server; answers how long it took until it was ready.
+    pub(crate) fn serve(&self, core: usize) -> anyhow::Result<(Server, Duration)> {
+        let mut process = Process::start(core, &self.program, &self.dir.join("log"), |command| {
+            command.arg("serve").arg("--config").arg(self.dir.join("keyclasp.toml"));
+            command.env("KEYCLASP_SERVER__LISTEN", self.address.to_string());
+            command.env("KEYCLASP_SERVER__OPS_LISTEN", self.ops.to_string());
+        })?;
+        let waited = process.wait(|| get(self.ops, "/readyz").is_some());
+        let took = waited.with_context(|| std::fs::read_to_string(self.dir.join("log")).unwrap_or_default())?;
+        Ok((Server { process, address: self.address }, took))
+    }
+
+    /// The metrics of the running server whose name begins with `prefix`, by name and labels.
+    pub(crate) fn metrics(&self, prefix: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+        let text = get(self.ops, "/metrics").context("/metrics does not answer")?;
+        let found: BTreeMap<_, _> = text
+            .lines()
+            .filter(|line| line.starts_with(prefix))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect();
+        ensure!(!found.is_empty(), "/metrics has nothing that begins with {prefix}");
+        Ok(found)
+    }
+
+    /// Makes `keys` keys of as many owners, validates each once, and answers what the load needs.
+    pub(crate) async fn prepare(&self, keys: usize) -> anyhow::Result<Material> {
+        let channel = Channel::from_shared(format!("http://{}", self.address))?.connect().await?;
+        let mut client = KeyServiceClient::new(channel);
+        let admin = std::fs::read_to_string(self.dir.join("admin.token"))?;
+        let (mut valid, mut forged, mut ids, mut answer_len) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for number in 0..keys {
+            let owner = v1::Owner {
+                kind: v1::OwnerKind::User.into(),
+                id: format!("0b9d3c0e-6f5a-4c1d-9a51-{number:012x}"),
+                display_name: String::new(),
+            };
+            let month = prost_types::Duration { seconds: 30 * 24 * 60 * 60, nanos: 0 };
+            let request = v1::CreateKeyRequest {
+                realm: REALM.to_owned(),
+                owner: Some(owner),
+                name: format!("report-{number:04}"),
+                scopes: vec!["clusters:write".to_owned(), "nodes:read".to_owned()],
+                lifetime: Some(v1::create_key_request::Lifetime::Ttl(month)),
+                ..Default::default()
+            };
+            let created = client.create_key(bearer(request, admin.trim_end())?).await?.into_inner();
+            ids.push(created.key.context("CreateKey answered no key")?.id);
+            let request = question(created.api_key.clone());
+            let answer = client.validate_key(bearer(request.clone(), VALIDATOR_TOKEN)?).await?.into_inner();
+            ensure!(answer.outcome() == v1::Outcome::Valid, "a new key is {:?}", answer.outcome());
+            answer_len = answer.encoded_len();
+            valid.push(framed(&request));
+            // The same id, another secret under a tag that nobody made.
+            let parsed = ApiKey::new(created.api_key).parse()?;
+            let forgery = render(&parsed.prefix, parsed.id, &SecretBytes::new(SECRET_RANDOM), parsed.tag);
+            forged.push(framed(&question(forgery.expose().to_owned())));
+        }
+        Ok(Material { token: VALIDATOR_TOKEN.into(), valid: valid.into(), forged: forged.into(), ids, answer_len })
+    }
+}
+
+/// What a load is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Material {
+    /// The caller's token.
+    pub(crate) token: Arc<str>,
+    /// Requests with a valid key.
+    pub(crate) valid: Arc<[Vec<u8>]>,
+    /// Requests with a forged one: well-formed, its checksum right, its tag wrong.
+    pub(crate) forged: Arc<[Vec<u8>]>,
+    /// The ids of the keys.
+    pub(crate) ids: Vec<String>,
+    /// Bytes of an answer.
+    pub(crate) answer_len: usize,
+}
+
+fn question(api_key: String) -> v1::ValidateKeyRequest {
+    v1::ValidateKeyRequest {
+        api_key,
+        realm: REALM.to_owned(),
+        // Implied by `clusters:write`.
+        required_scopes: vec!["clusters:read".to_owned()],
+        ..Default::default()
+    }
+}
+
+fn bearer<T>(message: T, token: &str) -> anyhow::Result<Request<T>> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+    Ok(request)
+}
+
+/// A Redis for this run alone, without persistence.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+}
+
+impl Redis {
+    /// Starts it.
+    pub(crate) fn start(scratch: &Scratch, core: usize) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        let dir = scratch.path(&format!("redis-{}", address.port()));
+        std::fs::create_dir_all(&dir)?;
+        let mut process = Process::start(core, Path::new("redis-server"), &dir.join("log"), |command| {
+            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
+            command.arg("--port").arg(address.port().to_string()).arg("--dir").arg(&dir);
+        })?;
+        process.wait(|| listens(address))?;
+        Ok(Self { process, url: format!("redis://{address}") })
+    }
+
+    /// Its version.
+    pub(crate) fn version(&self) -> anyhow::Result<String> {
+        let mut connection = redis::Client::open(self.url.as_str())?.get_connection()?;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut connection)?;
+        info.get("redis_version").context("Redis does not say its version")
+    }
+}

@@ -25,17 +25,24 @@ impl RedisStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] while the server is out of reach: try again;
-    /// [`StoreError::Refused`] when it must not be used. What was known before stays known.
+    /// [`StoreError::Refused`] when it must not be used. Once a check has passed, it was configured
+    /// right: what a failover or its operator may mend is `Unavailable` from then on, and only what
+    /// no waiting heals (its version, its mode, the number of shards) is `Refused`. What was known
+    /// before stays known.
     pub async fn check(&self) -> Result<(), StoreError> {
         let _turn = self.checking.lock().await;
         let budget = self.link.budget();
         let location = self.config.url.location();
         let info = self.info(budget).await.map_err(|failure| match failure {
-            Failure::Denied(_) | Failure::TooOld(_) => StoreError::Refused(format!("{location}: {failure}")),
+            Failure::TooOld(_) => StoreError::Refused(format!("{location}: {failure}")),
+            Failure::Denied(_) => self.reserved(format!("{location}: {failure}")),
             other => other.into(),
         })?;
         if let Some(refusal) = info.refusal(location) {
             return Err(StoreError::Refused(refusal));
+        }
+        if let Some(reservation) = info.reservation(location) {
+            return Err(self.reserved(reservation));
         }
         // The first shard holds the settings. Nothing is written where they are other ones.
         let mut found = vec![self.hello(0, budget).await?];
@@ -55,6 +62,12 @@ impl RedisStore {
     pub fn checked(&self) -> Vec<Epoch> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(Incarnation::epoch).collect()
+    }
+
+    /// The error for what can be mended without this process: told to whoever starts it, waited for
+    /// by one that has served.
+    fn reserved(&self, text: String) -> StoreError {
+        if self.checked().is_empty() { StoreError::Refused(text) } else { StoreError::Unavailable(text) }
     }
 
     pub(super) async fn info(&self, budget: Budget) -> Result<Info, Failure> {

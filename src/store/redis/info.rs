@@ -23,7 +23,7 @@ impl Info {
         self.get(name).parse().unwrap_or(0)
     }
 
-    /// Why this server must not be used, and what to do about it.
+    /// Why this server must not be used, whatever is done on it, and what to do about it.
     pub(super) fn refusal(&self, location: &str) -> Option<String> {
         let redis = self.get("redis_version");
         let major: u32 = redis.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
@@ -39,6 +39,12 @@ impl Info {
                 "{location} runs in {mode} mode, which this version of keyclasp does not speak: point store.url at a standalone Redis"
             ));
         }
+        None
+    }
+
+    /// Why this server must not be used as it is now, and what to do about it: what a failover or a
+    /// word to the running server changes.
+    pub(super) fn reservation(&self, location: &str) -> Option<String> {
         let policy = self.get("maxmemory_policy");
         if policy != "noeviction" {
             return Some(format!(
@@ -143,6 +149,7 @@ mod tests {
     #[test]
     fn what_keyclasp_can_rely_on_is_not_refused() {
         assert_eq!(info(&[]).refusal("here"), None);
+        assert_eq!(info(&[]).reservation("here"), None);
         let valkey = info(&[("redis_version", "7.2.4"), ("server_name", "valkey"), ("valkey_version", "8.0.1")]);
         assert_eq!(valkey.refusal("here"), None);
         assert_eq!(valkey.version(), "Valkey 8.0.1");
@@ -152,19 +159,22 @@ mod tests {
 
     #[test]
     fn each_refusal_says_what_it_found_and_what_to_do() {
-        for (field, value, remedy) in [
-            ("redis_version", "6.2.14", "upgrade it"),
-            ("redis_version", "", "upgrade it"),
-            ("redis_mode", "cluster", "standalone Redis"),
-            ("redis_mode", "sentinel", "standalone Redis"),
-            ("maxmemory_policy", "allkeys-lru", "noeviction"),
-            ("maxmemory_policy", "volatile-ttl", "noeviction"),
-            ("maxmemory_policy", "", "noeviction"),
-            ("role", "slave", "at the primary"),
+        for (field, value, remedy, lasts) in [
+            ("redis_version", "6.2.14", "upgrade it", true),
+            ("redis_version", "", "upgrade it", true),
+            ("redis_mode", "cluster", "standalone Redis", true),
+            ("redis_mode", "sentinel", "standalone Redis", true),
+            ("maxmemory_policy", "allkeys-lru", "noeviction", false),
+            ("maxmemory_policy", "volatile-ttl", "noeviction", false),
+            ("maxmemory_policy", "", "noeviction", false),
+            ("role", "slave", "at the primary", false),
         ] {
-            let refusal = info(&[(field, value)]).refusal("redis://here:1/0").unwrap();
-            assert!(refusal.contains(remedy) && refusal.contains("redis://here:1/0"), "{refusal}");
-            assert!(refusal.contains(value) || field == "role", "{refusal}");
+            let info = info(&[(field, value)]);
+            let (refusal, reservation) = (info.refusal("redis://here:1/0"), info.reservation("redis://here:1/0"));
+            assert_eq!((refusal.is_some(), reservation.is_some()), (lasts, !lasts), "{field} {value}");
+            let text = refusal.or(reservation).unwrap();
+            assert!(text.contains(remedy) && text.contains("redis://here:1/0"), "{text}");
+            assert!(text.contains(value) || field == "role", "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which servers will do, and what is said about them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -92,26 +94,27 @@ async fn health_says_what_this_redis_is() {
     assert!(matches!(&text, Durability::Lossy(text) if text.contains("one second")), "{text:?}");
 }
 
-/// Passes everything on to `server` but CONFIG, which is answered with `answer`, or not at all.
-async fn without_config(server: &RedisServer, answer: &'static str) -> u16 {
+/// What a proxy answers instead of passing a question on; none: it passes it on.
+type Instead = Arc<dyn Fn(&[u8]) -> Option<&'static str> + Send + Sync>;
+
+/// Passes connections on to the server at `target`, as far as `instead` has nothing to say.
+async fn intercepted(target: u16, instead: Instead) -> RedisUrl {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let (port, target) = (listener.local_addr().unwrap().port(), server.port());
+    let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         loop {
             let (client, _) = listener.accept().await.unwrap();
             let server = tokio::net::TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+            let instead = instead.clone();
             tokio::spawn(async move {
                 let ((mut asks, mut hears), (mut answers, mut asked)) = (client.into_split(), server.into_split());
                 let (mut question, mut reply) = (vec![0; 64 << 10], vec![0; 64 << 10]);
                 loop {
                     let written = tokio::select! {
-                        Ok(length @ 1..) = asks.read(&mut question) => {
-                            let question = &question[..length];
-                            match question.windows(6).any(|word| word == b"CONFIG") {
-                                true => hears.write_all(answer.as_bytes()).await,
-                                false => asked.write_all(question).await,
-                            }
-                        }
+                        Ok(length @ 1..) = asks.read(&mut question) => match instead(&question[..length]) {
+                            Some(answer) => hears.write_all(answer.as_bytes()).await,
+                            None => asked.write_all(&question[..length]).await,
+                        },
                         Ok(length @ 1..) = answers.read(&mut reply) => hears.write_all(&reply[..length]).await,
                         else => return,
                     };
@@ -122,16 +125,20 @@ async fn without_config(server: &RedisServer, answer: &'static str) -> u16 {
             });
         }
     });
-    port
+    RedisUrl::parse(&format!("redis://127.0.0.1:{port}")).unwrap()
+}
+
+fn mentions(question: &[u8], text: &str) -> bool {
+    question.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 /// "It does not say" is a reason to refuse a store, and must not come of a moment's silence.
 #[tokio::test]
 async fn a_setting_that_was_not_answered_is_not_one_that_is_withheld() {
     let server = RedisServer::start_with(&["appendonly", "yes"]);
-    let through = async |answer| {
-        let url = format!("redis://127.0.0.1:{}", without_config(&server, answer).await);
-        let url = RedisUrl::parse(&url).unwrap();
+    let through = async |answer: &'static str| {
+        let instead = Arc::new(move |question: &[u8]| mentions(question, "CONFIG").then_some(answer));
+        let url = intercepted(server.port(), instead).await;
         let store = connect(RedisConfig { call_timeout: Duration::from_millis(500), ..RedisConfig::new(url) }).await;
         store.unwrap().health(now()).await
     };
@@ -141,4 +148,62 @@ async fn a_setting_that_was_not_answered_is_not_one_that_is_withheld() {
         let silent = through(answer).await;
         assert!(matches!(silent, Err(StoreError::Unavailable(_))), "{silent:?}");
     }
+}
+
+/// The server becomes another one while it is checked: after the first shard, before the second.
+#[tokio::test]
+async fn a_server_that_changes_during_the_check_does_not_pass_it() {
+    let server = Arc::new(RedisServer::start());
+    let (behind, swapped) = (server.clone(), AtomicBool::new(false));
+    let swap = move |question: &[u8]| {
+        if mentions(question, "kc:{s01}:epoch") && !swapped.swap(true, Ordering::AcqRel) {
+            behind.run(&["FLUSHALL"]);
+            behind.run(&["HSET", "kc:{s00}:meta", "shards", "8"]);
+        }
+        None
+    };
+    let config = RedisConfig {
+        shards: Shards::parse(4).unwrap(),
+        ..RedisConfig::new(intercepted(server.port(), Arc::new(swap)).await)
+    };
+    let store = RedisStore::new(config, Arc::new(OsEntropy), Arc::new(SystemClock::new())).unwrap();
+    let first = store.check().await;
+    assert!(matches!(first, Err(StoreError::Unavailable(_))), "{first:?}");
+    assert_eq!(store.checked(), []);
+    let second = store.check().await;
+    assert!(matches!(&second, Err(StoreError::Refused(text)) if text.contains("made with 8")), "{second:?}");
+}
+
+/// Once a store has served, what may be mended is waited for: a failover behind one address, a
+/// setting, a password. What cannot be is refused.
+#[tokio::test]
+async fn a_store_that_has_passed_is_waited_for() {
+    let OnRedis { server, store } = start(&[]).await;
+    let waits = async |what: &str| match store.check().await {
+        Err(StoreError::Unavailable(text)) => assert!(text.contains(what), "{text}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    server.run(&["REPLICAOF", "127.0.0.1", "1"]);
+    waits("replica of 127.0.0.1").await;
+    let health = store.health(now()).await.unwrap();
+    assert_eq!((health.role.as_str(), health.epochs), ("replica", Vec::new()));
+    server.run(&["REPLICAOF", "NO", "ONE"]);
+    store.check().await.unwrap();
+
+    server.run(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    waits("noeviction").await;
+    server.run(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    store.check().await.unwrap();
+
+    server.run(&["ACL", "SETUSER", "default", "-info"]);
+    waits("user and password").await;
+    server.run(&["ACL", "SETUSER", "default", "+info"]);
+    store.check().await.unwrap();
+    create(&store, &ada().record(1, now())).await;
+
+    server.run(&["FLUSHALL"]);
+    server.run(&["HSET", "kc:{s00}:meta", "shards", "2"]);
+    let refused = store.check().await;
+    assert!(matches!(&refused, Err(StoreError::Refused(text)) if text.contains("made with 2")), "{refused:?}");
+    assert_eq!(server.command::<u64>(&["DBSIZE"]), 1, "nothing was written");
 }

@@ -208,6 +208,14 @@ impl Backend {
             Self::Redis(store) => store.check().await,
         }
     }
+
+    /// The histories that passed the last check, where a store can come to have others.
+    fn checked(&self) -> Option<Vec<Epoch>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis(store) => Some(store.checked()),
+        }
+    }
 }
 
 /// Says whether this process serves: on the ops port and in `grpc.health.v1`.
@@ -296,6 +304,10 @@ impl Keeper {
         let store = self.backend.store();
         keyring::reconcile(&*store, &self.loaded.keyring, &self.loaded.retired).await?;
         let health = store.health(self.clock.now()).await?;
+        // What was checked, what the keyring was compared with and what answers now are one history.
+        if self.backend.checked().is_some_and(|checked| checked != health.epochs) {
+            return Err(StoreError::Unavailable("its history changed while it was checked".to_owned()));
+        }
         if !health.durability.is_durable() {
             let durability = health.durability.text();
             if self.require_durable {

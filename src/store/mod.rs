@@ -432,8 +432,7 @@ impl Durability {
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// It did not answer, or not in time. A commit may or may not have been written; repeating
-    /// the call is safe.
+    /// It did not answer, or not in time. A commit may or may not have been written.
     #[error("the store is out of reach: {0}")]
     Unavailable(String),
     /// It has no room for what adds to it.

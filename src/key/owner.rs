@@ -64,6 +64,12 @@ impl OwnerRef {
         &self.id
     }
 
+    /// The id, without a copy.
+    #[must_use]
+    pub fn into_id(self) -> String {
+        self.id
+    }
+
     /// SHA-256(realm ‖ 0 ‖ kind ‖ 0 ‖ id): where the owner's keys live.
     #[must_use]
     pub fn digest(&self, realm: &Realm) -> [u8; 32] {

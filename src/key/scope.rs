@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 
 use super::values::{Invalid, each};
 
 /// One scope: a scope token (RFC 6749, section 3.3) of 1 to 128 characters, usually
 /// `resource:action`. The action is what follows the last colon; a scope without a colon has none.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(Arc<str>);
+pub struct Scope(Box<str>);
 
 impl Scope {
     /// Parses `text`.
@@ -33,6 +32,12 @@ impl Scope {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The text, without a copy.
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0.into_string()
     }
 
     fn parts(&self) -> (&str, Option<&str>) {
@@ -81,6 +86,12 @@ impl Scopes {
     #[must_use]
     pub fn as_slice(&self) -> &[Scope] {
         &self.0
+    }
+
+    /// The scopes, sorted.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Scope> {
+        self.0
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -51,7 +50,7 @@ macro_rules! text_value {
     ($(#[$doc:meta])* $name:ident, required $required:literal, max $max:literal, multiline $multiline:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(Box<str>);
 
         impl $name {
             /// Parses `text`.
@@ -74,6 +73,12 @@ macro_rules! text_value {
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// The text, without a copy.
+            #[must_use]
+            pub fn into_string(self) -> String {
+                self.0.into_string()
             }
         }
 

@@ -404,31 +404,31 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
         Status::Expired => v1::KeyStatus::Expired,
     };
     let (revoked_at, revoked_by, revoke_reason) = match record.revocation {
-        Some(revocation) => (Some(time(revocation.at)), revocation.by.to_string(), revocation.reason.to_string()),
+        Some(revocation) => (Some(time(revocation.at)), revocation.by.into_string(), revocation.reason.into_string()),
         None => (None, String::new(), String::new()),
     };
     v1::Key {
         id: record.id.to_string(),
-        realm: record.realm.as_str().to_owned(),
-        owner: Some(owner(&record.owner.reference, record.owner.display_name.as_str())),
-        name: record.name.as_str().to_owned(),
-        description: record.description.as_str().to_owned(),
+        realm: record.realm.into_string(),
+        owner: Some(owner(record.owner.reference, record.owner.display_name.into_string())),
+        name: record.name.into_string(),
+        description: record.description.into_string(),
         prefix: record.prefix.as_str().to_owned(),
-        scopes: record.scopes.as_slice().iter().map(|scope| scope.as_str().to_owned()).collect(),
+        scopes: record.scopes.into_vec().into_iter().map(Scope::into_string).collect(),
         status: status.into(),
         suspensions: record
             .suspensions
             .into_iter()
             .map(|(reason, suspension)| v1::Suspension {
                 reason: suspension_reason(reason).into(),
-                by: suspension.by.to_string(),
+                by: suspension.by.into_string(),
                 at: Some(time(suspension.at)),
                 until: suspension.until.map(time),
-                note: suspension.note.to_string(),
+                note: suspension.note.into_string(),
             })
             .collect(),
         created_at: Some(time(record.created_at)),
-        created_by: record.created_by.as_str().to_owned(),
+        created_by: record.created_by.into_string(),
         not_before: record.not_before.map(time),
         expires_at: record.expires_at.map(time),
         revoked_at,
@@ -463,7 +463,7 @@ pub(super) fn event(located: Located) -> v1::Event {
         actor: actor.to_string(),
         realm: realm.to_string(),
         key_id: key_id.to_string(),
-        owner: Some(owner(&reference, "")),
+        owner: Some(owner(reference, String::new())),
         reason: reason.to_string(),
         origin,
         key_version,
@@ -497,14 +497,14 @@ pub(super) fn span(span: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(span).unwrap_or_default()
 }
 
-fn owner(reference: &OwnerRef, display_name: &str) -> v1::Owner {
+fn owner(reference: OwnerRef, display_name: String) -> v1::Owner {
     let kind = match reference.kind() {
         OwnerKind::User => v1::OwnerKind::User,
         OwnerKind::ServiceAccount => v1::OwnerKind::ServiceAccount,
         OwnerKind::Client => v1::OwnerKind::Client,
         OwnerKind::External => v1::OwnerKind::External,
     };
-    v1::Owner { kind: kind.into(), id: reference.id().to_owned(), display_name: display_name.to_owned() }
+    v1::Owner { kind: kind.into(), id: reference.into_id(), display_name }
 }
 
 const fn suspension_reason(reason: SuspensionReason) -> v1::SuspensionReason {

@@ -9,7 +9,6 @@ use super::proto::v1;
 use super::proto::v1::key_service_server::KeyService;
 use crate::key::ApiKey;
 use crate::service::Service;
-use crate::service::lifecycle::Seen;
 use crate::service::validate::{Check, Outcome};
 
 /// The service on the wire.
@@ -139,7 +138,7 @@ impl KeyService for Keys {
         let now = checked.now;
         Ok(Response::new(v1::ValidateKeyResponse {
             outcome: outcome(checked.outcome).into(),
-            key: checked.record.map(|record| convert::key(Seen { record, now })),
+            key: checked.record.map(|record| Box::new(convert::record(*record, now))),
             missing_scopes: checked.missing_scopes.iter().map(ToString::to_string).collect(),
             message: checked.outcome.message().to_owned(),
         }))

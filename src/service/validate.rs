@@ -35,7 +35,7 @@ pub struct Checked {
     /// What was decided.
     pub outcome: Outcome,
     /// The record, where the caller may see it: the secret matched and the realm is right.
-    pub record: Option<KeyRecord>,
+    pub record: Option<Box<KeyRecord>>,
     /// When it was decided.
     pub now: Timestamp,
     /// With [`Outcome::MissingScope`]: the scopes that the key does not cover.
@@ -216,12 +216,12 @@ pub(super) enum NoKey {
 
 impl Core {
     /// Finds the record whose key `text` is.
-    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<KeyRecord, NoKey>, Error> {
+    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<Box<KeyRecord>, NoKey>, Error> {
         // A text that was verified before needs no second reading, unless its record has changed.
         if let Some((id, version)) = self.hasher.remembers(text) {
             return match self.store.get(id, now).await? {
                 None => Ok(Err(NoKey::Unknown)),
-                Some(record) if record.version == version => Ok(Ok(record)),
+                Some(record) if record.version == version => Ok(Ok(Box::new(record))),
                 Some(record) => match text.parse() {
                     Ok(parsed) => Box::pin(self.verify(text, parsed, record)).await,
                     Err(_) => Ok(Err(NoKey::Malformed)),
@@ -245,12 +245,12 @@ impl Core {
         text: &ApiKey,
         parsed: ParsedKey,
         record: KeyRecord,
-    ) -> Result<Result<KeyRecord, NoKey>, Error> {
+    ) -> Result<Result<Box<KeyRecord>, NoKey>, Error> {
         let profile = record.secret.profile;
         let (hasher, text, stored, version) =
             (Arc::clone(&self.hasher), text.clone(), record.secret.clone(), record.version);
         match self.argon2.run(profile, move || hasher.verify(&text, &parsed, &stored, version)).await? {
-            Verdict::Match => Ok(Ok(record)),
+            Verdict::Match => Ok(Ok(Box::new(record))),
             Verdict::Mismatch => Ok(Err(NoKey::Unknown)),
             Verdict::Undecidable => Err(Error {
                 internal: Some(format!(

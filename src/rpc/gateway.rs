@@ -11,6 +11,7 @@ mod form;
 mod health;
 mod route;
 mod stream;
+mod unary;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -153,7 +154,15 @@ impl GatewayBuilder {
     #[must_use]
     pub fn keys(self, service: impl KeyService) -> Self {
         let limit = self.rpc.limits().message_bytes;
-        self.service(KeyServiceServer::new(service).max_decoding_message_size(limit))
+        let service = Arc::new(service);
+        let check = unary::route(
+            Arc::clone(&service),
+            |service, request| async move { service.validate_key(request).await },
+            limit,
+        );
+        let mut all = self.service(KeyServiceServer::from_arc(service).max_decoding_message_size(limit));
+        all.replace("/keyclasp.v1.KeyService/ValidateKey", check);
+        all
     }
 
     /// Serves AuditService.
@@ -195,6 +204,13 @@ impl GatewayBuilder {
         for method in methods {
             let entry = Entry { method: Arc::clone(method), route: Arc::clone(route) };
             self.routes.insert(method.path.clone(), entry);
+        }
+    }
+
+    /// Has another route serve the method at `path`.
+    fn replace(&mut self, path: &str, route: Arc<dyn Route>) {
+        if let Some(entry) = self.routes.get_mut(path) {
+            entry.route = route;
         }
     }
 

@@ -75,6 +75,26 @@ async fn what_cannot_be_decoded_is_the_callers_fault_and_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_unary_method_takes_one_message_no_more_and_no_less() {
+    let server = started();
+    let path = PathAndQuery::from_static("/keyclasp.v1.KeyService/ValidateKey");
+    for (count, complaint) in [(0, "no message was sent"), (1, ""), (2, "more than one message")] {
+        let mut client = tonic::client::Grpc::new(server.channel().await);
+        client.ready().await.unwrap();
+        let messages = futures_util::stream::iter(vec![validate(ECHO); count]);
+        let codec = ProstCodec::<v1::ValidateKeyRequest, v1::ValidateKeyResponse>::default();
+        let answer = client.client_streaming(known(messages), path.clone(), codec).await;
+        match answer {
+            Ok(answer) => assert_eq!((count, answer.get_ref().outcome()), (1, v1::Outcome::Valid)),
+            Err(error) => {
+                assert_eq!((error.code(), reason(&error).as_str()), (Code::InvalidArgument, "REQUEST_MALFORMED"));
+                assert!(count != 1 && error.message().contains(complaint), "{count}: {error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_large_is_refused_in_both_forms() {
     let server = started();
     let limit = ServerLimits::default().message_bytes;

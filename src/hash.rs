@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use quick_cache::sync::Cache;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -24,6 +24,8 @@ type HmacSha256 = Hmac<Sha256>;
 
 /// Bytes of a pepper.
 pub const PEPPER_LEN: usize = 32;
+/// Bytes that SHA-256 reads at a time.
+const SHA256_BLOCK: usize = 64;
 
 /// HMAC-SHA256 under `key`.
 fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
@@ -193,8 +195,10 @@ pub enum Verdict {
 pub struct Hasher {
     keyring: Keyring,
     profile: Argon2Profile,
-    /// Keys the digests of verified texts; lives and dies with the process.
-    seen_key: HmacSha256,
+    /// SHA-256 that has read one block of randomness, the key of the digests of verified texts. It lives
+    /// and dies with the process. Nobody ever sees such a digest, so that HMAC's second pass, which keeps
+    /// one from being extended, would protect nothing.
+    seen_key: Sha256,
     seen: Cache<KeyId, Seen>,
     argon2_runs: Counter,
 }
@@ -222,12 +226,12 @@ impl Hasher {
     /// # Errors
     /// When there is no randomness for the process's digest key.
     pub fn new(keyring: Keyring, profile: Argon2Profile, entropy: &dyn Entropy) -> Result<Self, EntropyError> {
-        let mut seen_key = Zeroizing::new([0; 32]);
+        let mut seen_key = Zeroizing::new([0; SHA256_BLOCK]);
         entropy.fill(&mut *seen_key)?;
         Ok(Self {
             keyring,
             profile,
-            seen_key: keyed(&*seen_key),
+            seen_key: Sha256::new_with_prefix(seen_key.as_slice()),
             seen: Cache::new(SEEN),
             argon2_runs: Counter::default(),
         })
@@ -305,7 +309,7 @@ impl Hasher {
     }
 
     fn seen_digest(&self, text: &ApiKey) -> [u8; 32] {
-        finish(self.seen_key.clone(), &[text.expose().as_bytes()])
+        self.seen_key.clone().chain_update(text.expose().as_bytes()).finalize().into()
     }
 
     fn argon2(&self, password: &[u8], id: KeyId, profile: Argon2Profile) -> Result<[u8; 32], HashError> {

@@ -153,7 +153,7 @@ pub fn encode_record(record: &KeyRecord, gone_at: Option<Timestamp>) -> Vec<u8> 
 ///
 /// # Errors
 /// When the format is unknown or the bytes are damaged.
-pub fn decode_record(id: KeyId, bytes: &[u8]) -> Result<KeyRecord, CodecError> {
+pub fn decode_record(id: KeyId, bytes: &[u8]) -> Result<Box<KeyRecord>, CodecError> {
     let header = Header::read(bytes)?;
     let (mut realm, mut owner_kind, mut owner_id, mut owner_name) = ("", 0, "", "");
     let (mut name, mut description, mut prefix, mut created_by) = ("", "", "", "");
@@ -187,7 +187,7 @@ pub fn decode_record(id: KeyId, bytes: &[u8]) -> Result<KeyRecord, CodecError> {
             _ => {}
         }
     }
-    Ok(KeyRecord {
+    Ok(Box::new(KeyRecord {
         id,
         realm: Realm::parse(realm)?,
         owner: Owner { reference: owner(owner_kind, owner_id)?, display_name: Name::parse(owner_name)? },
@@ -208,7 +208,7 @@ pub fn decode_record(id: KeyId, bytes: &[u8]) -> Result<KeyRecord, CodecError> {
         metadata: Metadata::parse(metadata)?,
         secret: secret.ok_or_else(|| CodecError::Damaged("no secret hash".to_owned()))?,
         version: header.version,
-    })
+    }))
 }
 
 fn decode_revocation(bytes: &[u8]) -> Result<Revocation, CodecError> {

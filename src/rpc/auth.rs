@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 use tonic::{Request, Status};
+use zeroize::Zeroizing;
 
 use super::error;
 use crate::service::access::{Call, Principal};
@@ -27,18 +28,49 @@ pub struct Anonymous {
     pub origin: Arc<str>,
 }
 
+/// Who makes a call, as the gateway found it. A generated server carries it in the extensions of its
+/// requests.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// Somebody who proved it; shared by the calls of a connection.
+    Known(Arc<Call>),
+    /// Nobody in particular, of a method that is open to such calls.
+    Anonymous(Anonymous),
+}
+
+impl Caller {
+    /// The call, for a method that needs to know its caller.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED where nobody proved who calls.
+    pub fn known(self) -> Result<Arc<Call>, Status> {
+        match self {
+            Self::Known(call) => Ok(call),
+            Self::Anonymous(_) => Err(error::status(absent())),
+        }
+    }
+
+    /// Puts it where [`call`] and [`origin`] find it.
+    pub(super) fn attach(self, extensions: &mut Extensions) {
+        match self {
+            Self::Known(call) => extensions.insert(call).is_some(),
+            Self::Anonymous(anonymous) => extensions.insert(anonymous).is_some(),
+        };
+    }
+}
+
 /// The call that `request` is, for a method that needs to know its caller.
 ///
 /// # Errors
 /// UNAUTHENTICATED where nobody proved who calls.
-pub fn call<T>(request: &Request<T>) -> Result<Call, Status> {
-    request.extensions().get::<Call>().cloned().ok_or_else(|| error::status(absent()))
+pub fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
+    request.extensions().get::<Arc<Call>>().cloned().ok_or_else(|| error::status(absent()))
 }
 
 /// Where `request` came from, for a method that is open to anyone; empty where it is not known.
 pub fn origin<T>(request: &Request<T>) -> Arc<str> {
     let extensions = request.extensions();
-    match (extensions.get::<Call>(), extensions.get::<Anonymous>()) {
+    match (extensions.get::<Arc<Call>>(), extensions.get::<Anonymous>()) {
         (Some(call), _) => Arc::clone(&call.origin),
         (None, Some(anonymous)) => Arc::clone(&anonymous.origin),
         (None, None) => Arc::from(""),
@@ -142,11 +174,36 @@ impl Authenticator {
         Ok(Self { tokens })
     }
 
+    /// The call of who sends these headers over a connection from `origin`. None: they hold no
+    /// credential. What the connection showed first is in `shown`, once it has shown something.
+    ///
+    /// # Errors
+    /// Unauthenticated when they hold a credential that is not known, or more than one.
+    pub(super) fn call(
+        &self,
+        headers: &HeaderMap,
+        origin: &Arc<str>,
+        shown: &OnceLock<Shown>,
+    ) -> Result<Option<Arc<Call>>, Error> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        if let (Some(value), None, Some(shown)) = (values.next(), values.next(), shown.get())
+            && shown.is(value)
+        {
+            return Ok(Some(Arc::clone(&shown.call)));
+        }
+        let Some(principal) = self.authenticate(headers)? else { return Ok(None) };
+        let call = Arc::new(Call { principal: Arc::clone(principal), origin: Arc::clone(origin) });
+        if let Some(value) = headers.get(AUTHORIZATION) {
+            shown.get_or_init(|| Shown { header: value.as_bytes().to_vec().into(), call: Arc::clone(&call) });
+        }
+        Ok(Some(call))
+    }
+
     /// Who sends these headers. None: they hold no credential.
     ///
     /// # Errors
     /// Unauthenticated when they hold one that is not known, or more than one.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Option<&Arc<Principal>>, Error> {
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Option<&Arc<Principal>>, Error> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
@@ -165,6 +222,32 @@ impl Authenticator {
     fn holder(&self, digest: &TokenDigest) -> Option<&Arc<Principal>> {
         let shelf = self.tokens.get(&digest.shelf())?;
         shelf.iter().find(|(known, _)| bool::from(known.0.ct_eq(&digest.0))).map(|(_, principal)| principal)
+    }
+}
+
+/// The first good credential of a connection, and whose it is: one that comes again with the next
+/// call is compared, which takes less than its digest. The text is nowhere it was not before: while a
+/// connection is open, its HPACK table holds the header too.
+pub(super) struct Shown {
+    header: Zeroizing<Vec<u8>>,
+    call: Arc<Call>,
+}
+
+impl Shown {
+    /// Whether `value` is this credential; takes as long for any other of its length.
+    fn is(&self, value: &HeaderValue) -> bool {
+        let (known, known_rest) = self.header.as_chunks::<8>();
+        let (given, given_rest) = value.as_bytes().as_chunks::<8>();
+        let words = known.iter().zip(given).fold(Choice::from(1), |same, (known, given)| {
+            same & u64::from_ne_bytes(*known).ct_eq(&u64::from_ne_bytes(*given))
+        });
+        self.header.len() == value.len() && bool::from(words & known_rest.ct_eq(given_rest))
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").field("call", &self.call).finish_non_exhaustive()
     }
 }
 
@@ -236,6 +319,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_connection_showed_first_is_known_again_and_nothing_else_is_taken_for_it() {
+        let authenticator = Authenticator::new([binding("s3cret", "issuer"), binding("s3creT", "mesh")]).unwrap();
+        let (origin, shown) = (Arc::from("192.0.2.1"), OnceLock::new());
+        let who = |values: &[&str]| {
+            let called = authenticator.call(&headers(values), &origin, &shown);
+            called.map(|call| call.map(|call| (call.principal.name.to_string(), call.origin.to_string())))
+        };
+        let known = |name: &str| Ok(Some((name.to_owned(), "192.0.2.1".to_owned())));
+        assert!(who(&["Bearer wrong"]).is_err() && shown.get().is_none(), "only what is good is remembered");
+        for _ in 0..2 {
+            assert_eq!(who(&["Bearer s3cret"]), known("issuer"));
+            // As long as the one that was shown first.
+            assert_eq!(who(&["Bearer s3creT"]), known("mesh"));
+            assert_eq!(who(&[]), Ok(None));
+            for wrong in ["Bearer s3crex", "Bearer s3cre", "Bearer s3crett", "Xearer s3cret", ""] {
+                assert!(who(&[wrong]).is_err(), "{wrong}");
+            }
+            assert!(who(&["Bearer s3cret", "Bearer s3cret"]).is_err());
+        }
+        assert!(!format!("{:?}", shown.get()).contains("s3cret"));
+    }
+
+    #[test]
     fn a_token_belongs_to_one_principal() {
         let error = Authenticator::new([binding("x", "a"), binding("x", "b")]).unwrap_err();
         assert_eq!(error, SharedCredential { first: "a".into(), second: "b".into() });
@@ -273,12 +379,13 @@ mod tests {
         let mut request = Request::new(());
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(&*origin(&request), "");
-        request.extensions_mut().insert(Anonymous { origin: "192.0.2.1".into() });
+        Caller::Anonymous(Anonymous { origin: "192.0.2.1".into() }).attach(request.extensions_mut());
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(&*origin(&request), "192.0.2.1");
-        request.extensions_mut().insert(Call { principal: principal("me"), origin: "192.0.2.2".into() });
+        let known = Call { principal: principal("me"), origin: "192.0.2.2".into() };
+        Caller::Known(Arc::new(known)).attach(request.extensions_mut());
         assert_eq!(&*origin(&request), "192.0.2.2");
         let call = call(&request).unwrap();
-        assert_eq!((call.principal.name.to_string(), call.origin), ("me".into(), "192.0.2.2".into()));
+        assert_eq!((call.principal.name.to_string(), Arc::clone(&call.origin)), ("me".into(), "192.0.2.2".into()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In this order: which method (else 404 or UNIMPLEMENTED); room for one more call (else it is shed
 //! at once); who calls; how long it may take; the service. The path of a gRPC call is kept short: a
-//! look-up of its path, a digest of its token, one insertion into its extensions. Nothing here waits
+//! look-up of its path, a comparison with the token that its connection showed first. Nothing here waits
 //! before the caller is known: a place that a stranger takes is one for strangers, or free at once.
 
 mod body;
@@ -16,7 +16,7 @@ mod unary;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
@@ -33,7 +33,8 @@ use self::call::{Ticket, Work};
 use self::form::{Refused, Speech};
 pub use self::health::Health;
 pub use self::route::Route;
-use super::auth::{self, Anonymous, Authenticator};
+pub use self::unary::KeyCheck;
+use super::auth::{self, Anonymous, Authenticator, Caller, Shown};
 use super::deadline::Form;
 use super::error::status;
 use super::json;
@@ -44,7 +45,6 @@ use super::proto::v1::admin_service_server::{AdminService, AdminServiceServer};
 use super::proto::v1::audit_service_server::{AuditService, AuditServiceServer};
 use super::proto::v1::key_service_server::{KeyService, KeyServiceServer};
 use crate::clock::Clock;
-use crate::service::access::Call;
 use crate::service::{Error, ErrorKind};
 
 /// What all gateways of a process share; clones are the same.
@@ -152,12 +152,12 @@ impl fmt::Debug for Entry {
 impl GatewayBuilder {
     /// Serves KeyService.
     #[must_use]
-    pub fn keys(self, service: impl KeyService) -> Self {
+    pub fn keys(self, service: impl KeyService + KeyCheck) -> Self {
         let limit = self.rpc.limits().message_bytes;
         let service = Arc::new(service);
         let check = unary::route(
             Arc::clone(&service),
-            |service, request| async move { service.validate_key(request).await },
+            |service, caller, request| async move { service.check(&*caller.known()?, request).await },
             limit,
         );
         let mut all = self.service(KeyServiceServer::from_arc(service).max_decoding_message_size(limit));
@@ -234,7 +234,7 @@ impl Gateway {
     pub fn connection(&self, origin: impl Into<Arc<str>>) -> Connection {
         // One count of references for each connection: what all connections shared would travel
         // from core to core with each call.
-        Connection { peer: Arc::new(Peer { gateway: self.clone(), origin: origin.into() }) }
+        Connection { peer: Arc::new(Peer { gateway: self.clone(), origin: origin.into(), shown: OnceLock::new() }) }
     }
 }
 
@@ -248,6 +248,7 @@ pub struct Connection {
 struct Peer {
     gateway: Gateway,
     origin: Arc<str>,
+    shown: OnceLock<Shown>,
 }
 
 impl Peer {
@@ -277,7 +278,7 @@ impl Connection {
             return self.answer(UNKNOWN_METHOD, started, Refused::nowhere(speaks));
         };
         let method = &entry.method;
-        let (form, ticket) = match self.admit(method, started, speaks, &mut request) {
+        let (form, caller, ticket) = match self.admit(method, started, speaks, &mut request) {
             Ok(admitted) => admitted,
             Err(refused) => return self.answer(method.index, started, refused),
         };
@@ -285,11 +286,11 @@ impl Connection {
             request.body_mut().arrives_within(shared.limits.message_time);
         }
         let work = match form {
-            Form::Grpc => Work::Grpc(entry.route.call(request)),
+            Form::Grpc => Work::Grpc(entry.route.call(caller, request)),
             Form::Json => {
                 let (method, route) = (Arc::clone(method), Arc::clone(&entry.route));
                 let limit = shared.limits.message_bytes;
-                Work::Json(Box::pin(async move { json::call(&method, &*route, request, limit).await }))
+                Work::Json(Box::pin(async move { json::call(&method, &*route, caller, request, limit).await }))
             }
         };
         CallFuture::running(work, ticket)
@@ -302,7 +303,7 @@ impl Connection {
         started: Duration,
         speaks: Speech,
         request: &mut Request<RequestBody>,
-    ) -> Result<(Form, Ticket), Refused> {
+    ) -> Result<(Form, Caller, Ticket), Refused> {
         let shared = self.peer.shared();
         let form = form::of(method, speaks, request)?;
         let refused = |error: Error| Refused::new(form, status(error));
@@ -322,12 +323,14 @@ impl Connection {
         }
         let place = place.map(|(place, _)| place);
         let mut ticket = Ticket::new(Arc::clone(&self.peer), Arc::clone(method), form, started, place);
-        let admitted =
-            self.authenticate(method, request).and_then(|()| shared.limits.deadlines.budget(request.headers(), form));
+        let admitted = self.authenticate(method, request).and_then(|caller| {
+            let budget = shared.limits.deadlines.budget(request.headers(), form)?;
+            Ok((caller, budget))
+        });
         match admitted {
-            Ok(budget) => {
+            Ok((caller, budget)) => {
                 ticket.budget = budget;
-                Ok((form, ticket))
+                Ok((form, caller, ticket))
             }
             Err(error) => {
                 ticket.forget();
@@ -336,19 +339,18 @@ impl Connection {
         }
     }
 
-    fn authenticate(&self, method: &Method, request: &mut Request<RequestBody>) -> Result<(), Error> {
-        let found = self.peer.shared().authenticator.authenticate(request.headers());
-        let origin = Arc::clone(&self.peer.origin);
-        if method.open {
+    fn authenticate(&self, method: &Method, request: &mut Request<RequestBody>) -> Result<Caller, Error> {
+        let Peer { origin, shown, .. } = &*self.peer;
+        let caller = if method.open {
             // A credential that such a method does not need is not judged either.
-            request.extensions_mut().insert(Anonymous { origin });
+            Caller::Anonymous(Anonymous { origin: Arc::clone(origin) })
         } else {
-            let principal = Arc::clone(found?.ok_or_else(auth::absent)?);
-            request.extensions_mut().insert(Call { principal, origin });
-        }
+            let found = self.peer.shared().authenticator.call(request.headers(), origin, shown)?;
+            Caller::Known(found.ok_or_else(auth::absent)?)
+        };
         // Nothing behind this point can print or pass on the token.
         request.headers_mut().remove(AUTHORIZATION);
-        Ok(())
+        Ok(caller)
     }
 
     fn answer(&self, method: usize, started: Duration, refused: Refused) -> CallFuture {

@@ -21,6 +21,7 @@ use serde_json::Value;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::auth::Caller;
 use super::error::{http_status, refuse, status};
 use super::gateway::{RequestBody, Route, adopt};
 use super::methods::{Method, Methods};
@@ -36,6 +37,7 @@ const FRAME: usize = 5;
 pub(super) async fn call(
     method: &Method,
     route: &dyn Route,
+    caller: Caller,
     request: Request<RequestBody>,
     limit: usize,
 ) -> Result<Bytes, Status> {
@@ -48,7 +50,7 @@ pub(super) async fn call(
     head.headers.insert(TE, HeaderValue::from_static("trailers"));
     let request = Request::from_parts(head, RequestBody::Whole(Some(frame(&message))));
 
-    let response = match route.call(request).await {
+    let response = match route.call(caller, request).await {
         Ok(response) => response,
         Err(never) => match never {},
     };

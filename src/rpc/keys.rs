@@ -5,10 +5,12 @@ use tonic::{Request, Response, Status};
 use super::auth;
 use super::convert;
 use super::error::status;
+use super::gateway::KeyCheck;
 use super::proto::v1;
 use super::proto::v1::key_service_server::KeyService;
 use crate::key::ApiKey;
 use crate::service::Service;
+use crate::service::access::Call;
 use crate::service::validate::{Check, Outcome};
 
 /// The service on the wire.
@@ -123,7 +125,20 @@ impl KeyService for Keys {
 
     async fn validate_key(&self, request: Request<v1::ValidateKeyRequest>) -> Answer<v1::ValidateKeyResponse> {
         let call = auth::call(&request)?;
+        self.check(&call, request.into_inner()).await.map(Response::new)
+    }
+    async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
+        let origin = auth::origin(&request);
         let mut request = request.into_inner();
+        let text = ApiKey::new(std::mem::take(&mut request.api_key));
+        let reason = convert::reason(&request.reason).map_err(status)?;
+        let fence = self.service.own.revoke(&text, reason, &origin).await.map_err(status)?;
+        Ok(Response::new(v1::RevokeOwnKeyResponse { fence: Some(convert::fence(fence)) }))
+    }
+}
+
+impl KeyCheck for Keys {
+    async fn check(&self, call: &Call, mut request: v1::ValidateKeyRequest) -> Result<v1::ValidateKeyResponse, Status> {
         // From here on the text is in a type that cannot be printed.
         let text = ApiKey::new(std::mem::take(&mut request.api_key));
         let asked = convert::asked(request).map_err(status)?;
@@ -134,23 +149,14 @@ impl KeyService for Keys {
             source_address: asked.source_address,
             source_principal: asked.source_principal.as_deref(),
         };
-        let checked = self.service.validator.validate(&call, &check).await.map_err(status)?;
+        let checked = self.service.validator.validate(call, &check).await.map_err(status)?;
         let now = checked.now;
-        Ok(Response::new(v1::ValidateKeyResponse {
+        Ok(v1::ValidateKeyResponse {
             outcome: outcome(checked.outcome).into(),
             key: checked.record.map(|record| Box::new(convert::record(*record, now))),
             missing_scopes: checked.missing_scopes.iter().map(ToString::to_string).collect(),
             message: checked.outcome.message().to_owned(),
-        }))
-    }
-
-    async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
-        let origin = auth::origin(&request);
-        let mut request = request.into_inner();
-        let text = ApiKey::new(std::mem::take(&mut request.api_key));
-        let reason = convert::reason(&request.reason).map_err(status)?;
-        let fence = self.service.own.revoke(&text, reason, &origin).await.map_err(status)?;
-        Ok(Response::new(v1::RevokeOwnKeyResponse { fence: Some(convert::fence(fence)) }))
+        })
     }
 }
 

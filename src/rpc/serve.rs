@@ -7,6 +7,7 @@
 
 mod bind;
 mod io;
+mod timer;
 mod worker;
 
 use std::future::Future;

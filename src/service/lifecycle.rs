@@ -368,8 +368,8 @@ impl Lifecycle {
         };
         let Outcome::Done(cursor) = core.commit(&commit, now).await? else { return Err(contention()) };
         let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?;
-        let old = core.store.get(old.id, now).await?.map(|record| Seen { record, now });
-        Ok(Rotated { key: Seen { record, now }, text: None, old, fence: Some(Fence::at(cursor)) })
+        let old = core.store.get(old.id, now).await?.map(|record| Seen { record: *record, now });
+        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(Fence::at(cursor)) })
     }
 
     /// Takes one step in a key's life, again when somebody else was faster. `compute` answers
@@ -460,7 +460,7 @@ impl Core {
         let key_id = again.entry.key_id;
         self.write_again(bucket, again, now).await?;
         let record = self.store.get(key_id, now).await?.ok_or_else(Error::key_not_found)?;
-        Ok(Created { key: Seen { record, now }, text: None })
+        Ok(Created { key: Seen { record: *record, now }, text: None })
     }
 
     /// Writes an idempotency entry once more, and nothing else.

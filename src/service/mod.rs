@@ -177,7 +177,7 @@ impl Core {
         require_somewhere(principal, right)?;
         let record = self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?;
         if principal.may(right, &record.realm) {
-            Ok(record)
+            Ok(*record)
         } else if Right::ALL.into_iter().any(|right| principal.may(right, &record.realm)) {
             Err(role_missing(right))
         } else {

@@ -154,7 +154,7 @@ impl Sweep {
             if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
                 return Ok(cursor);
             }
-            record = core.store.get(record.id, now).await?.ok_or_else(contention)?;
+            record = *core.store.get(record.id, now).await?.ok_or_else(contention)?;
         }
         Err(contention())
     }
@@ -212,7 +212,7 @@ impl Sweep {
             for record in &open {
                 match core.store.get(record.id, now).await? {
                     Some(record) if !matches!(record.status(now), Status::Revoked | Status::Expired) => {
-                        again.push(record)
+                        again.push(*record)
                     }
                     _ => swept.already_ended += 1,
                 }

@@ -221,7 +221,7 @@ impl Core {
         if let Some((id, version)) = self.hasher.remembers(text) {
             return match self.store.get(id, now).await? {
                 None => Ok(Err(NoKey::Unknown)),
-                Some(record) if record.version == version => Ok(Ok(Box::new(record))),
+                Some(record) if record.version == version => Ok(Ok(record)),
                 Some(record) => match text.parse() {
                     Ok(parsed) => Box::pin(self.verify(text, parsed, record)).await,
                     Err(_) => Ok(Err(NoKey::Malformed)),
@@ -244,13 +244,13 @@ impl Core {
         &self,
         text: &ApiKey,
         parsed: ParsedKey,
-        record: KeyRecord,
+        record: Box<KeyRecord>,
     ) -> Result<Result<Box<KeyRecord>, NoKey>, Error> {
         let profile = record.secret.profile;
         let (hasher, text, stored, version) =
             (Arc::clone(&self.hasher), text.clone(), record.secret.clone(), record.version);
         match self.argon2.run(profile, move || hasher.verify(&text, &parsed, &stored, version)).await? {
-            Verdict::Match => Ok(Ok(Box::new(record))),
+            Verdict::Match => Ok(Ok(record)),
             Verdict::Mismatch => Ok(Err(NoKey::Unknown)),
             Verdict::Undecidable => Err(Error {
                 internal: Some(format!(

@@ -144,7 +144,7 @@ fn ok<T>(_: &T) -> CallResult {
 
 #[async_trait]
 impl Store for Guarded {
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
         self.call(Verb::Get, self.store.get(id, now), ok).await
     }
 

@@ -31,8 +31,8 @@ pub const MAX_WRITES: usize = 256;
 /// Where records live.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// The record of `id`, from the primary, or none.
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError>;
+    /// The record of `id`, from the primary, or none. Boxed: every check of a key passes it on.
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError>;
 
     /// Writes everything in `commit` or nothing: records, indexes, events, log entries and the
     /// idempotency entry. It survives a crash of this process once it is answered. A taken

@@ -57,7 +57,7 @@ fn issuer(caps: Caps) -> Call {
 
 pub(crate) fn with<T>(call: &Call, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.extensions_mut().insert(call.clone());
+    request.extensions_mut().insert(std::sync::Arc::new(call.clone()));
     request
 }
 

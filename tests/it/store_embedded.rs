@@ -130,7 +130,7 @@ async fn reopening_finds_everything() {
     assert_eq!(again.store.log(0, None, 100).await.unwrap(), log);
     assert_eq!(again.store.health(now).await.unwrap(), health);
     assert_eq!(again.store.pepper_checks().await.unwrap(), [(pepper, [7; 32])]);
-    assert_eq!(again.store.get(records[0].id, now).await.unwrap().as_ref(), Some(&records[0]));
+    assert_eq!(again.store.get(records[0].id, now).await.unwrap().as_deref(), Some(&records[0]));
     let listed = again.store.list(&ada.list(100), now).await.unwrap().records;
     assert_eq!(listed.len(), 2);
     assert_eq!(again.events().await, 2);

@@ -34,7 +34,7 @@ impl Scripted {
 
 #[async_trait]
 impl Store for Scripted {
-    async fn get(&self, _: KeyId, _: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
+    async fn get(&self, _: KeyId, _: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
         self.hang().await
     }
     async fn commit(&self, _: &Commit, _: Timestamp) -> Result<Outcome, StoreError> {

@@ -9,11 +9,12 @@ use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
 
 use super::body::RequestBody;
+use crate::rpc::auth::Caller;
 
 /// A service of the API. The generated servers box their future themselves: a route adds nothing.
 pub trait Route: Send + Sync {
-    /// Handles one gRPC request.
-    fn call(&self, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible>;
+    /// Handles one gRPC request of `caller`.
+    fn call(&self, caller: Caller, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible>;
 }
 
 struct Server<S>(S);
@@ -29,7 +30,8 @@ where
         + Send
         + Sync,
 {
-    fn call(&self, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
+    fn call(&self, caller: Caller, mut request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
+        caller.attach(request.extensions_mut());
         // Generated servers are always ready, and are made to be cloned for a call.
         self.0.clone().call(request)
     }

@@ -16,13 +16,16 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use prost::Message;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
-use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use super::body::RequestBody;
 use super::route::Route;
+use crate::rpc::auth::Caller;
+use crate::rpc::proto::v1;
+use crate::service::access::Call;
 
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -31,17 +34,27 @@ const OK: HeaderValue = HeaderValue::from_static("0");
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
+/// ValidateKey without what a generated server wraps around it: no metadata in either direction.
+pub trait KeyCheck: Send + Sync + 'static {
+    /// Answers a request of `call`.
+    fn check(
+        &self,
+        call: &Call,
+        request: v1::ValidateKeyRequest,
+    ) -> impl Future<Output = Result<v1::ValidateKeyResponse, Status>> + Send;
+}
+
 /// One unary method of `service` as a route: `handle` is called with each request message, which
 /// may be up to `limit` bytes long.
 pub(super) fn route<S, H, F, Q, A>(service: Arc<S>, handle: H, limit: usize) -> Arc<dyn Route>
 where
     S: Send + Sync + 'static,
-    H: Fn(Arc<S>, tonic::Request<Q>) -> F + Copy + Send + Sync + 'static,
-    F: Future<Output = Result<tonic::Response<A>, Status>> + Send + 'static,
+    H: Fn(Arc<S>, Caller, Q) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
     Q: Message + Default + 'static,
     A: Message + 'static,
 {
-    Arc::new(Unary { call: move |request| exchange(Arc::clone(&service), handle, request, limit) })
+    Arc::new(Unary { call: move |caller, request| exchange(Arc::clone(&service), handle, caller, request, limit) })
 }
 
 struct Unary<C> {
@@ -50,11 +63,11 @@ struct Unary<C> {
 
 impl<C, F> Route for Unary<C>
 where
-    C: Fn(Request<RequestBody>) -> F + Send + Sync,
+    C: Fn(Caller, Request<RequestBody>) -> F + Send + Sync,
     F: Future<Output = Result<Response<Body>, Status>> + Send + 'static,
 {
-    fn call(&self, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
-        let answer = (self.call)(request);
+    fn call(&self, caller: Caller, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
+        let answer = (self.call)(caller, request);
         Box::pin(async move { Ok(answer.await.unwrap_or_else(Status::into_http)) })
     }
 }
@@ -62,27 +75,22 @@ where
 async fn exchange<S, H, F, Q, A>(
     service: Arc<S>,
     handle: H,
+    caller: Caller,
     request: Request<RequestBody>,
     limit: usize,
 ) -> Result<Response<Body>, Status>
 where
-    H: Fn(Arc<S>, tonic::Request<Q>) -> F,
-    F: Future<Output = Result<tonic::Response<A>, Status>>,
+    H: Fn(Arc<S>, Caller, Q) -> F,
+    F: Future<Output = Result<A, Status>>,
     Q: Message + Default,
     A: Message,
 {
-    let (head, body) = request.into_parts();
-    uncompressed(&head.headers)?;
-    let bytes = read(body, limit).await?;
+    uncompressed(request.headers())?;
+    let bytes = read(request.into_body(), limit).await?;
     let message = Q::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
-    let metadata = MetadataMap::from_headers(head.headers);
-    let request = tonic::Request::from_parts(metadata, head.extensions, message);
-    let (metadata, message, extensions) = handle(service, request).await?.into_parts();
-
-    let mut response = Response::new(Body::new(Answer::of(&message)));
-    *response.headers_mut() = metadata.into_headers();
+    let answer = handle(service, caller, message).await?;
+    let mut response = Response::new(Body::new(Answer::of(&answer)));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    *response.extensions_mut() = extensions;
     Ok(response)
 }
 
@@ -234,7 +242,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rpc::proto::v1::Fence as Message;
+    use crate::rpc::auth::Anonymous;
+    use crate::rpc::proto::v1::Fence;
 
     const LIMIT: usize = 64;
 
@@ -295,16 +304,20 @@ mod tests {
         request
     }
 
+    fn nobody() -> Caller {
+        Caller::Anonymous(Anonymous::default())
+    }
+
     fn echo() -> Arc<dyn Route> {
-        route(Arc::new(()), |_, request: tonic::Request<Message>| async { Ok(tonic::Response::new(request.into_inner())) }, LIMIT)
+        route(Arc::new(()), |_, _, request: Fence| async move { Ok(request) }, LIMIT)
     }
 
     #[tokio::test]
     async fn the_answer_is_one_message_and_a_status() {
-        let message = Message { acknowledged: 7, ..Message::default() };
+        let message = Fence { acknowledged: 7, ..Fence::default() };
         for encoding in [None, Some("identity")] {
             let sent = framed(0, &message.encode_to_vec());
-            let Ok(response) = echo().call(request(sent.clone(), encoding)).await;
+            let Ok(response) = echo().call(nobody(), request(sent.clone(), encoding)).await;
             assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
             assert!(!response.headers().contains_key(Status::GRPC_STATUS), "it has a message");
             let body = response.into_body().collect().await.unwrap();
@@ -315,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_encoding_that_was_not_offered_is_refused_and_the_answer_says_which_is() {
-        let Ok(response) = echo().call(request(framed(1, b"one"), Some("gzip"))).await;
+        let Ok(response) = echo().call(nobody(), request(framed(1, b"one"), Some("gzip"))).await;
         assert_eq!(response.headers()[Status::GRPC_STATUS], "12");
         assert_eq!(response.headers()[ACCEPT_ENCODING], "identity");
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpStream;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::io::Prompt;
+use super::timer::CoarseTimer;
 use super::{QUEUE, ServeConfig, ServeError};
 use crate::rpc::gateway::Gateway;
 use crate::rpc::limits::ServerLimits;
@@ -83,7 +84,11 @@ impl Worker {
         F: Fn(usize) -> Made,
         Made: Future<Output = Result<Gateway, String>>,
     {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_unpark(CoarseTimer::rested)
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => {
                 let _ = ready.send(Err(error.to_string()));
@@ -145,13 +150,13 @@ impl Worker {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(CoarseTimer::new())
             .header_read_timeout(limits.header_timeout)
             // Less than 8 KiB is refused by a panic.
             .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
         builder
             .http2()
-            .timer(TokioTimer::new())
+            .timer(CoarseTimer::new())
             .max_concurrent_streams(limits.streams_per_connection)
             .max_header_list_size(limits.header_bytes)
             .initial_stream_window_size(STREAM_WINDOW)

@@ -180,7 +180,7 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
         let records = self.shared.records.read().unwrap_or_else(PoisonError::into_inner);
         match records.as_ref().map(|records| read::record(records, id, now)) {
             Some(Ok(record)) => return Ok(record),

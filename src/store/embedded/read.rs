@@ -24,12 +24,12 @@ const SCAN_PAGE: usize = 256;
 pub(super) type Records = redb::ReadOnlyTable<&'static [u8; 16], &'static [u8]>;
 
 /// The record of `id`.
-pub(super) fn record(records: &Records, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, Failure> {
+pub(super) fn record(records: &Records, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, Failure> {
     let Some(bytes) = records.get(id.as_bytes())? else { return Ok(None) };
     read_record(id, bytes.value(), now)
 }
 
-fn read_record(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<KeyRecord>, Failure> {
+fn read_record(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Box<KeyRecord>>, Failure> {
     let unreadable = |error| Failure::One(unreadable_record(id, error));
     if Header::read(bytes).map_err(unreadable)?.is_gone(now) {
         return Ok(None);
@@ -57,7 +57,7 @@ pub(super) fn list(transaction: &ReadTransaction, query: &ListQuery, now: Timest
             continue;
         }
         if let Some(record) = record(&records, place.id, now)? {
-            page.records.push(record);
+            page.records.push(*record);
         }
         if page.records.len() >= query.limit || looks >= MAX_LOOKS {
             page.next = Some(place);
@@ -142,7 +142,7 @@ pub(super) fn scan(
         if after == Some(id) {
             continue;
         }
-        page.records.extend(read_record(KeyId::from_bytes(id), bytes.value(), now)?);
+        page.records.extend(read_record(KeyId::from_bytes(id), bytes.value(), now)?.map(|record| *record));
         if page.records.len() >= SCAN_PAGE || looks >= MAX_LOOKS {
             page.next = Some(ScanCursor(id.to_vec()));
             break;

@@ -96,7 +96,7 @@ impl RedisStore {
             // The index goes by a shortened digest; the record knows.
             let owned = query.owner.as_ref().is_none_or(|owner| record.owner.reference == *owner);
             if owned && record.realm == query.realm {
-                source.records.push_back(record);
+                source.records.push_back(*record);
             }
         }
         source.ghosts.extend(ids(values.array()?)?);

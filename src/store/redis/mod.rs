@@ -175,7 +175,7 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
         let shard = shard_of(id.bucket(), self.shards());
         let keys = ShardKeys::new(shard);
         let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![self.expected(shard)?]);
@@ -295,7 +295,7 @@ fn command(name: &str, args: &[&[u8]]) -> Cmd {
 }
 
 /// The record in `bytes`, unless it is past its time.
-fn decode(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<KeyRecord>, StoreError> {
+fn decode(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
     let failed = |error| unreadable(format!("the record of key {id}"), error);
     if Header::read(bytes).map_err(failed)?.is_gone(now) {
         return Ok(None);

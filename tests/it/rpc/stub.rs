@@ -10,14 +10,14 @@ use keyclasp::clock::SystemClock;
 use keyclasp::key::{Actor, Caps};
 use keyclasp::rpc::auth::{self, Authenticator, Binding, Credential, TokenDigest};
 use keyclasp::rpc::error::status;
-use keyclasp::rpc::gateway::{Gateway, Rpc};
+use keyclasp::rpc::gateway::{Gateway, KeyCheck, Rpc};
 use keyclasp::rpc::limits::ServerLimits;
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
 use keyclasp::rpc::proto::v1::key_service_server::KeyService;
 use keyclasp::rpc::serve::{DrainReport, ServeConfig, ServeError, Server, bind};
 use keyclasp::service::Error;
-use keyclasp::service::access::Principal;
+use keyclasp::service::access::{Call, Principal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -70,6 +70,28 @@ fn none<T>() -> Answer<T> {
     Err(Status::unimplemented("not in the stub"))
 }
 
+impl KeyCheck for Stub {
+    async fn check(&self, call: &Call, request: v1::ValidateKeyRequest) -> Result<v1::ValidateKeyResponse, Status> {
+        match request.api_key.as_str() {
+            WAIT => {
+                self.most.fetch_max(self.waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                self.entered.add_permits(1);
+                self.release.acquire().await.unwrap().forget();
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+            }
+            NEVER => std::future::pending().await,
+            PANIC => panic!("as asked"),
+            _ => {}
+        }
+        let message = format!("{} from {} at worker {}", call.principal.name, call.origin, self.worker);
+        Ok(v1::ValidateKeyResponse {
+            outcome: v1::Outcome::Valid.into(),
+            message,
+            ..v1::ValidateKeyResponse::default()
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl KeyService for Stub {
     async fn create_key(&self, request: Request<v1::CreateKeyRequest>) -> Answer<v1::CreateKeyResponse> {
@@ -91,32 +113,15 @@ impl KeyService for Stub {
         Ok(Response::new(v1::CreateKeyResponse { key: Some(key), api_key: "kc_text".to_owned() }))
     }
 
-    async fn get_key(&self, _: Request<v1::GetKeyRequest>) -> Answer<v1::GetKeyResponse> {
+    async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Answer<v1::GetKeyResponse> {
+        assert!(request.metadata().get("authorization").is_none(), "the token stops at the gateway");
         Err(status(Error::key_not_found()))
     }
 
     async fn validate_key(&self, request: Request<v1::ValidateKeyRequest>) -> Answer<v1::ValidateKeyResponse> {
         let call = auth::call(&request)?;
-        assert!(request.metadata().get("authorization").is_none(), "the token stops at the gateway");
-        match request.get_ref().api_key.as_str() {
-            WAIT => {
-                self.most.fetch_max(self.waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                self.entered.add_permits(1);
-                self.release.acquire().await.unwrap().forget();
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
-            }
-            NEVER => std::future::pending().await,
-            PANIC => panic!("as asked"),
-            _ => {}
-        }
-        let message = format!("{} from {} at worker {}", call.principal.name, call.origin, self.worker);
-        Ok(Response::new(v1::ValidateKeyResponse {
-            outcome: v1::Outcome::Valid.into(),
-            message,
-            ..v1::ValidateKeyResponse::default()
-        }))
+        self.check(&call, request.into_inner()).await.map(Response::new)
     }
-
     async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
         assert_eq!(auth::call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(&*auth::origin(&request), "127.0.0.1");

@@ -2,31 +2,30 @@
 //! waited for without a bound.
 //!
 //! There are two *lanes* for each tokio runtime: reads do not queue behind writes. A connection's
-//! driver is a task of the runtime that made it, so a lane belongs to a runtime; keyclasp serves
-//! from one runtime per core, and none of them waits for another's.
+//! driver (see `pipeline`) is a task of the runtime that made it, so a lane belongs to a runtime;
+//! keyclasp serves from one runtime per core, and none of them waits for another's.
 //!
 //! While Redis is out of reach, one caller at a time tries to connect, at most every
 //! [`LONGEST_BACKOFF`]; the others are told at once what came of the last try.
 //!
 //! A server that is frozen, or cut off without a word, keeps its connections open. So a connection
-//! on which nothing was answered for [`SILENCE`] while somebody waited is left behind, however
-//! little patience each of the callers had.
+//! on which nothing was answered for a while, though somebody waited, is left behind, however little
+//! patience each of the callers had.
 //!
 //! Nothing here knows what a call means. No call is sent twice but a script that did not run.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, Value};
+use redis::{Cmd, ConnectionInfo, Value};
 use tokio::runtime::{Handle, Id};
 
 use super::config::RedisConfig;
+use super::dial;
 use super::failure::Failure;
+use super::pipeline::{Connection, Span};
 use super::script::Call;
 use crate::clock::Clock;
 
@@ -34,10 +33,6 @@ use crate::clock::Clock;
 const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
 /// Pause after the first failed try; it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(25);
-/// How long a connection may leave everybody without an answer.
-const SILENCE: Duration = Duration::from_secs(1);
-/// Commands that wait for the driver of one connection before callers wait themselves.
-const PIPELINE: usize = 256;
 
 /// Which of a runtime's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,19 +51,21 @@ pub(super) struct Budget {
 
 /// The connections to one Redis.
 pub(super) struct Link {
-    client: Client,
+    server: ConnectionInfo,
     connect_timeout: Duration,
     call_timeout: Duration,
     clock: Arc<dyn Clock>,
-    lanes: Mutex<HashMap<Id, Arc<Lanes>>>,
+    /// Few, so that looking through them is the quickest.
+    lanes: Mutex<Vec<(Id, Arc<Lanes>)>>,
 }
 
 impl Link {
     /// For the Redis of `config`. Connects to nothing yet.
     pub(super) fn new(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
-        let client = Client::open(config.url.connection()).map_err(|error| Failure::of(&error))?;
         let RedisConfig { connect_timeout, call_timeout, .. } = *config;
-        Ok(Self { client, connect_timeout, call_timeout, clock, lanes: Mutex::default() })
+        let server = config.url.connection();
+        dial::check(server.addr())?;
+        Ok(Self { server, connect_timeout, call_timeout, clock, lanes: Mutex::default() })
     }
 
     /// The time that a verb which begins now has.
@@ -78,30 +75,31 @@ impl Link {
 
     /// Runs a script.
     pub(super) async fn run(&self, lane: Lane, call: &Call<'_>, budget: Budget) -> Result<Value, Failure> {
-        match self.send(lane, &call.by_digest(), budget).await {
-            Err(Failure::NoScript) => self.send(lane, &call.by_text(), budget).await,
+        match self.call(lane, &call.by_digest(), budget).await {
+            Err(Failure::NoScript) => self.call(lane, &call.by_text(), budget).await,
             other => other,
         }
     }
 
     /// Sends one command.
     pub(super) async fn send(&self, lane: Lane, command: &Cmd, budget: Budget) -> Result<Value, Failure> {
+        self.call(lane, &command.get_packed_command(), budget).await
+    }
+
+    /// Sends one command in the form in which it goes over the wire.
+    async fn call(&self, lane: Lane, command: &[u8], budget: Budget) -> Result<Value, Failure> {
         let lanes = self.lanes();
         let slot = lanes.slot(lane);
-        let mut open = match slot.open(self.clock.elapsed()) {
-            Some(open) => open,
-            None => self.bounded(budget, self.acquire(slot)).await?,
+        let mut now = self.clock.elapsed();
+        let connection = match slot.open(now) {
+            Some(connection) => connection,
+            None => {
+                let connection = self.bounded(budget, self.acquire(slot)).await?;
+                now = self.clock.elapsed();
+                connection
+            }
         };
-        open.life.asked(self.clock.elapsed());
-        let answer = self.bounded(budget, async {
-            command.query_async::<Value>(&mut open.connection).await.map_err(|error| Failure::of(&error))
-        });
-        let answer = answer.await;
-        match &answer {
-            Err(failure) if failure.is_of_the_connection() => open.life.end(),
-            _ => open.life.answered(),
-        }
-        answer
+        connection.call(command, Span { now, ends: budget.ends }).await
     }
 
     async fn bounded<T>(&self, budget: Budget, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -113,17 +111,19 @@ impl Link {
     fn lanes(&self) -> Arc<Lanes> {
         let runtime = Handle::current().id();
         let mut lanes = lock(&self.lanes);
-        if let Some(found) = lanes.get(&runtime) {
+        if let Some((_, found)) = lanes.iter().find(|(id, _)| *id == runtime) {
             return Arc::clone(found);
         }
         // A new runtime; some may have ended, and their drivers with them.
         let now = self.clock.elapsed();
-        lanes.retain(|_, lanes| lanes.read.open(now).is_some() || lanes.write.open(now).is_some());
-        Arc::clone(lanes.entry(runtime).or_default())
+        lanes.retain(|(_, lanes)| lanes.read.open(now).is_some() || lanes.write.open(now).is_some());
+        let made = Arc::new(Lanes::default());
+        lanes.push((runtime, Arc::clone(&made)));
+        made
     }
 
     /// The slot's connection, made anew.
-    async fn acquire(&self, slot: &Slot) -> Result<Open, Failure> {
+    async fn acquire(&self, slot: &Slot) -> Result<Connection, Failure> {
         let _turn = match slot.turn.try_lock() {
             Ok(turn) => turn,
             Err(_) => match slot.failed() {
@@ -141,11 +141,12 @@ impl Link {
         {
             return Err(failed.failure.clone());
         }
-        let made = tokio::time::timeout(self.connect_timeout, self.connect()).await;
+        let span = dial::within(&*self.clock, self.connect_timeout);
+        let made = tokio::time::timeout(self.connect_timeout, dial::dial(&self.server, &self.clock, span)).await;
         match made.unwrap_or(Err(Failure::TimedOut)) {
-            Ok(open) => {
-                *lock(&slot.state) = State::Open(open.clone());
-                Ok(open)
+            Ok(connection) => {
+                *lock(&slot.state) = State::Open(connection.clone());
+                Ok(connection)
             }
             Err(failure) => {
                 let pause = failed.map_or(FIRST_BACKOFF, |failed| (failed.pause * 2).min(LONGEST_BACKOFF));
@@ -154,23 +155,6 @@ impl Link {
                 Err(failure)
             }
         }
-    }
-
-    async fn connect(&self) -> Result<Open, Failure> {
-        let life = Arc::new(Life::default());
-        // The driver owns the closure and drops it when it ends, for whatever reason: the server
-        // closed, the stream broke, the runtime went away.
-        let until_dropped = UntilDropped(Arc::clone(&life));
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(PIPELINE)
-            .set_push_sender(move |_: PushInfo| {
-                let _ = &until_dropped;
-                Ok::<_, redis::aio::SendError>(())
-            });
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        Ok(Open { connection: connection.map_err(|error| Failure::of(&error))?, life })
     }
 }
 
@@ -205,9 +189,9 @@ struct Slot {
 }
 
 impl Slot {
-    fn open(&self, now: Duration) -> Option<Open> {
+    fn open(&self, now: Duration) -> Option<Connection> {
         match &*lock(&self.state) {
-            State::Open(open) if open.life.is_good(now) => Some(open.clone()),
+            State::Open(connection) if connection.is_good(now) => Some(connection.clone()),
             _ => None,
         }
     }
@@ -225,44 +209,8 @@ enum State {
     /// Nobody has asked yet.
     #[default]
     Idle,
-    Open(Open),
+    Open(Connection),
     Failed(Failed),
-}
-
-#[derive(Clone)]
-struct Open {
-    connection: MultiplexedConnection,
-    life: Arc<Life>,
-}
-
-/// What is known of a connection from how it answers.
-#[derive(Default)]
-struct Life {
-    /// Whether the driver ended, or a call found the connection broken.
-    ended: AtomicBool,
-    /// When the first question since the last answer was asked, in milliseconds and one; 0: none was.
-    asked: AtomicU64,
-}
-
-impl Life {
-    fn asked(&self, now: Duration) {
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-        let _ = self.asked.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    fn answered(&self) {
-        self.asked.store(0, Ordering::Release);
-    }
-
-    fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-    }
-
-    fn is_good(&self, now: Duration) -> bool {
-        let asked = self.asked.load(Ordering::Acquire);
-        let silent = asked != 0 && now > Duration::from_millis(asked) + SILENCE;
-        !silent && !self.ended.load(Ordering::Acquire)
-    }
 }
 
 /// The last try to connect.
@@ -271,14 +219,6 @@ struct Failed {
     failure: Failure,
     pause: Duration,
     not_before: Duration,
-}
-
-struct UntilDropped(Arc<Life>);
-
-impl Drop for UntilDropped {
-    fn drop(&mut self) {
-        self.0.end();
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

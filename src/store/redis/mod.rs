@@ -27,10 +27,13 @@ mod check;
 mod commit;
 mod config;
 mod connection;
+mod dial;
 mod failure;
 mod info;
 mod keys;
 mod list;
+mod pipeline;
+mod resp;
 mod scan;
 mod script;
 

@@ -3,9 +3,10 @@
 //! A script is called by its digest. A server that does not know it (it is new, or somebody said
 //! SCRIPT FLUSH) has run nothing, so it is then called by its text; see `connection`.
 
-use redis::{Cmd, Value};
+use redis::Value;
 use sha2::{Digest, Sha256};
 
+use super::resp::write_command;
 use crate::key::codec::CodecError;
 use crate::store::{Epoch, StoreError};
 
@@ -84,22 +85,23 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The call by digest.
-    pub(super) fn by_digest(&self) -> Cmd {
-        self.command("EVALSHA", &self.script.digest)
+    /// The call by digest, as it goes over the wire.
+    pub(super) fn by_digest(&self) -> Vec<u8> {
+        self.command(b"EVALSHA", &self.script.digest)
     }
 
     /// The call by text.
-    pub(super) fn by_text(&self) -> Cmd {
-        self.command("EVAL", &self.script.text)
+    pub(super) fn by_text(&self) -> Vec<u8> {
+        self.command(b"EVAL", &self.script.text)
     }
 
-    fn command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = redis::cmd(name);
-        command.arg(script).arg(self.keys.len()).arg(&self.keys);
-        for arg in &self.args {
-            command.arg(arg.as_slice());
-        }
+    fn command(&self, name: &[u8], script: &str) -> Vec<u8> {
+        let keys = self.keys.len().to_string();
+        let head = [name, script.as_bytes(), keys.as_bytes()];
+        let rest = self.keys.iter().map(String::as_bytes).chain(self.args.iter().map(Vec::as_slice));
+        let arguments = head.into_iter().chain(rest);
+        let mut command = Vec::with_capacity(arguments.clone().map(|argument| argument.len() + 16).sum());
+        write_command(&mut command, arguments);
         command
     }
 }

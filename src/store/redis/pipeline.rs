@@ -1,0 +1,534 @@
+//! One connection: commands go out in order, replies come back in that order.
+//!
+//! This is the check path, so it does little for a call. Who calls while nothing else is under way writes
+//! to the socket itself; otherwise its command waits for those that call meanwhile, and the *driver*, a
+//! task of the runtime that connected, writes them at once. The driver reads the replies. One timer
+//! serves all calls: it is set for the one that ends first, and left alone when that one is answered,
+//! because the next one that needs it comes soon. (A timer for each call wakes tokio's own poll, by a
+//! write to an eventfd, each time that it is the next one to go off.)
+//!
+//! A call that nobody waits for any more still has its reply taken off the connection. Nothing here is
+//! sent twice, and nothing here connects.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use redis::{RedisError, Value};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
+
+use super::failure::Failure;
+use super::resp::{Frame, Parser};
+use crate::clock::Clock;
+
+/// Calls under way on one connection before others wait.
+const PIPELINE: usize = 1024;
+/// How long a connection may leave everybody without an answer.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Bytes read at once, unless a longer string is on its way.
+const CHUNK: usize = 16 << 10;
+/// What is kept of a buffer that had to grow.
+const KEPT: usize = 256 << 10;
+
+/// What a connection runs over.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection. Clones are the same one; it is closed when the last of them is dropped.
+#[derive(Clone)]
+pub(super) struct Connection {
+    handle: Arc<Handle>,
+}
+
+/// When a call is made, and when it must have been answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) now: Duration,
+    pub(super) ends: Duration,
+}
+
+impl Connection {
+    /// Takes over a transport; the driver becomes a task of this runtime.
+    pub(super) fn new(transport: Box<dyn Transport>, clock: Arc<dyn Clock>) -> Self {
+        let shared = Arc::new(Shared {
+            wire: Mutex::new(Wire { transport: Some(transport), ..Wire::default() }),
+            room: Semaphore::new(PIPELINE),
+            life: Life::default(),
+        });
+        let driver = Driver { shared: Arc::clone(&shared), clock, timer: None, woken: Vec::new() };
+        tokio::spawn(driver);
+        Self { handle: Arc::new(Handle(shared)) }
+    }
+
+    /// Sends a command and waits for its reply.
+    pub(super) async fn call(&self, command: &[u8], span: Span) -> Result<Value, Failure> {
+        let shared = &*self.handle.0;
+        if span.now >= span.ends {
+            return Err(Failure::TimedOut);
+        }
+        match shared.room.try_acquire() {
+            Ok(place) => place.forget(),
+            Err(_) => {
+                let place = tokio::time::timeout(span.ends.saturating_sub(span.now), shared.room.acquire()).await;
+                place.map_err(|_| Failure::TimedOut)?.map_err(|_| gone())?.forget();
+            }
+        }
+        shared.submit(command, span)?.await
+    }
+
+    /// Whether the next call may use it.
+    pub(super) fn is_good(&self, now: Duration) -> bool {
+        self.handle.0.life.is_good(now)
+    }
+}
+
+/// Closes the connection when dropped.
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut wire = self.0.wire();
+        wire.closed = true;
+        if let Some(driver) = &wire.driver {
+            driver.wake_by_ref();
+        }
+    }
+}
+
+struct Shared {
+    wire: Mutex<Wire>,
+    /// A place for each call under way.
+    room: Semaphore,
+    life: Life,
+}
+
+impl Shared {
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        // Nothing that holds this lock can be left half-done by a panic but a reply, and with it the
+        // driver ends.
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a command, whose place has been taken, behind the others.
+    fn submit(&self, command: &[u8], span: Span) -> Result<Answer<'_>, Failure> {
+        let mut wire = self.wire();
+        if let Some(failure) = &wire.failed {
+            let failure = failure.clone();
+            drop(wire);
+            self.room.add_permits(1);
+            return Err(failure);
+        }
+        self.life.asked(span.now);
+        let number = wire.submit(command, span.ends);
+        Ok(Answer { shared: self, number, taken: false })
+    }
+}
+
+/// The reply to come.
+struct Answer<'a> {
+    shared: &'a Shared,
+    number: u64,
+    taken: bool,
+}
+
+impl Future for Answer<'_> {
+    type Output = Result<Value, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut wire = self.shared.wire();
+        let Some(call) = wire.call(self.number) else { return Poll::Ready(Err(gone())) };
+        // What is replaced is dropped outside of the lock: a waker may be more than it seems.
+        let before = match &mut call.caller {
+            Caller::Waits(Some(waker)) if waker.will_wake(context.waker()) => return Poll::Pending,
+            Caller::Waits(waker) => waker.replace(context.waker().clone()),
+            caller => {
+                let caller = std::mem::replace(caller, Caller::Left);
+                let free = wire.clear();
+                drop(wire);
+                self.taken = true;
+                self.shared.room.add_permits(free);
+                return match caller {
+                    Caller::Has(answer) => Poll::Ready(answer),
+                    _ => Poll::Ready(Err(gone())),
+                };
+            }
+        };
+        drop(wire);
+        drop(before);
+        Poll::Pending
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        let mut wire = self.shared.wire();
+        let caller = wire.call(self.number).map(|call| std::mem::replace(&mut call.caller, Caller::Left));
+        let free = wire.clear();
+        drop(wire);
+        drop(caller);
+        self.shared.room.add_permits(free);
+    }
+}
+
+/// The two ends of a connection, and who waits between them.
+#[derive(Default)]
+struct Wire {
+    transport: Option<Box<dyn Transport>>,
+    /// Wakes the driver; none before it ran for the first time.
+    driver: Option<Waker>,
+    /// Commands that were not written yet, but for the first `written` bytes.
+    out: Vec<u8>,
+    written: usize,
+    /// Whether the transport itself holds something back.
+    unflushed: bool,
+    /// Calls in the order of their commands. The first `answered` of them have their replies.
+    calls: VecDeque<Waiting>,
+    answered: usize,
+    /// The number of the first one.
+    first: u64,
+    /// For when the timer is to be set.
+    timer: Option<Duration>,
+    /// The connection is over.
+    failed: Option<Failure>,
+    /// Nobody has it any more.
+    closed: bool,
+    /// What was read: the bytes from `from` to `to`.
+    buffer: Vec<u8>,
+    from: usize,
+    to: usize,
+    parser: Parser,
+}
+
+struct Waiting {
+    ends: Duration,
+    caller: Caller,
+}
+
+enum Caller {
+    /// For the reply.
+    Waits(Option<Waker>),
+    /// Has an answer to take.
+    Has(Result<Value, Failure>),
+    /// Took it, or went away.
+    Left,
+}
+
+impl Wire {
+    fn call(&mut self, number: u64) -> Option<&mut Waiting> {
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.calls.get_mut(place)
+    }
+
+    /// Removes what is done with from the front; answers how many calls that were.
+    fn clear(&mut self) -> usize {
+        let mut free = 0;
+        while self.answered > 0 && matches!(self.calls.front(), Some(Waiting { caller: Caller::Left, .. })) {
+            self.calls.pop_front();
+            self.first += 1;
+            self.answered -= 1;
+            free += 1;
+        }
+        free
+    }
+
+    fn submit(&mut self, command: &[u8], ends: Duration) -> u64 {
+        let alone = self.answered == self.calls.len() && self.out.is_empty() && !self.unflushed;
+        let number = self.first + self.calls.len() as u64;
+        self.calls.push_back(Waiting { ends, caller: Caller::Waits(None) });
+        let written = if alone { self.write_now(command) } else { 0 };
+        self.out.extend_from_slice(command.get(written..).unwrap_or_default());
+        let is_next = self.timer.is_none_or(|timer| ends < timer);
+        if is_next {
+            self.timer = Some(ends);
+        }
+        if (is_next || !self.out.is_empty())
+            && let Some(driver) = &self.driver
+        {
+            driver.wake_by_ref();
+        }
+        number
+    }
+
+    /// Writes what the transport takes at once; the driver sees to the rest, and to errors.
+    fn write_now(&mut self, command: &[u8]) -> usize {
+        let (Some(transport), Some(driver)) = (&mut self.transport, &self.driver) else { return 0 };
+        let mut context = Context::from_waker(driver);
+        let Poll::Ready(Ok(written)) = Pin::new(&mut *transport).poll_write(&mut context, command) else { return 0 };
+        self.unflushed = !matches!(Pin::new(transport).poll_flush(&mut context), Poll::Ready(Ok(())));
+        written
+    }
+
+    /// Writes what waits.
+    fn write(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let Some(transport) = &mut self.transport else { return Ok(()) };
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut *transport).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Err(gone()),
+                Poll::Ready(Ok(written)) => self.written += written,
+                Poll::Ready(Err(error)) => return Err(broken(error)),
+                Poll::Pending => return Ok(()),
+            }
+            self.unflushed = true;
+        }
+        self.written = 0;
+        self.out.clear();
+        self.out.shrink_to(KEPT);
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(transport).poll_flush(context)
+        {
+            flushed.map_err(broken)?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// Reads what there is, and hands it to those who wait for it.
+    fn read(&mut self, context: &mut Context<'_>, woken: &mut Vec<Waker>) -> Result<bool, Failure> {
+        let mut heard = false;
+        loop {
+            self.make_room();
+            let Some(transport) = &mut self.transport else { return Ok(heard) };
+            let mut space = ReadBuf::new(self.buffer.get_mut(self.to..).unwrap_or_default());
+            match Pin::new(transport).poll_read(context, &mut space) {
+                Poll::Ready(Ok(())) if space.filled().is_empty() => return Err(gone()),
+                Poll::Ready(Ok(())) => self.to += space.filled().len(),
+                Poll::Ready(Err(error)) => return Err(broken(error)),
+                Poll::Pending => return Ok(heard),
+            }
+            while let Some(frame) = self.frame()? {
+                heard = true;
+                self.deliver(frame, woken)?;
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.from == self.to {
+            (self.from, self.to) = (0, 0);
+            if self.buffer.len() > KEPT {
+                self.buffer = Vec::new();
+            }
+        } else if self.to == self.buffer.len() {
+            // The string that is not complete moves to the front; if it is there, it needs more.
+            self.buffer.copy_within(self.from..self.to, 0);
+            (self.from, self.to) = (0, self.to - self.from);
+        }
+        if self.to == self.buffer.len() {
+            // Bounded by what the parser accepts as the length of one string.
+            self.buffer.resize((2 * self.buffer.len()).max(CHUNK), 0);
+        }
+    }
+
+    fn frame(&mut self) -> Result<Option<Frame>, Failure> {
+        let bytes = self.buffer.get(self.from..self.to).unwrap_or_default();
+        let (read, frame) = self.parser.read(bytes).map_err(|malformed| {
+            Failure::Broken(format!("it answered {}; check that store.url leads to a Redis", malformed.0))
+        })?;
+        self.from += read;
+        Ok(frame)
+    }
+
+    fn deliver(&mut self, frame: Frame, woken: &mut Vec<Waker>) -> Result<(), Failure> {
+        let value = match frame {
+            Frame::Push => return Ok(()),
+            Frame::Reply(value) => value,
+            Frame::Flawed(value) => match value.extract_error() {
+                Ok(value) => value,
+                Err(error) => return self.answer(Err(Failure::of(&error)), woken),
+            },
+        };
+        let answer = match value {
+            Value::ServerError(error) => Err(Failure::of(&RedisError::from(error))),
+            value => Ok(value),
+        };
+        self.answer(answer, woken)
+    }
+
+    fn answer(&mut self, answer: Result<Value, Failure>, woken: &mut Vec<Waker>) -> Result<(), Failure> {
+        let Some(call) = self.calls.get_mut(self.answered) else {
+            return Err(Failure::Broken("it answered what nobody had asked".to_owned()));
+        };
+        self.answered += 1;
+        if let Caller::Waits(waker) = &mut call.caller {
+            woken.extend(waker.take());
+            call.caller = Caller::Has(answer);
+        }
+        Ok(())
+    }
+
+    /// Tells those whose time is up, and for when the timer is to be set next.
+    fn expire(&mut self, until: Duration, woken: &mut Vec<Waker>) -> bool {
+        let (mut late, mut next) = (false, None::<Duration>);
+        for call in self.calls.iter_mut().skip(self.answered) {
+            let Caller::Waits(waker) = &mut call.caller else { continue };
+            if call.ends <= until {
+                woken.extend(waker.take());
+                call.caller = Caller::Has(Err(Failure::TimedOut));
+                late = true;
+            } else {
+                next = Some(next.map_or(call.ends, |next| next.min(call.ends)));
+            }
+        }
+        self.timer = next;
+        late
+    }
+
+    /// Ends the connection; who waits gets `failure`.
+    fn fail(&mut self, failure: Failure, woken: &mut Vec<Waker>) -> Option<Box<dyn Transport>> {
+        for call in self.calls.iter_mut().skip(self.answered) {
+            if let Caller::Waits(waker) = &mut call.caller {
+                woken.extend(waker.take());
+                call.caller = Caller::Has(Err(failure.clone()));
+            }
+        }
+        self.answered = self.calls.len();
+        self.failed.get_or_insert(failure);
+        self.out = Vec::new();
+        self.buffer = Vec::new();
+        (self.from, self.to) = (0, 0);
+        self.transport.take()
+    }
+}
+
+/// The task of a connection.
+struct Driver {
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    /// With when it goes off.
+    timer: Option<(Duration, Pin<Box<Sleep>>)>,
+    /// Who is to be woken when the lock is released; empty between polls.
+    woken: Vec<Waker>,
+}
+
+impl Driver {
+    /// One round over both ends and the timer.
+    fn round(&mut self, wire: &mut Wire, context: &mut Context<'_>) -> Result<(), Failure> {
+        if !wire.driver.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            wire.driver = Some(context.waker().clone());
+        }
+        wire.write(context)?;
+        if wire.read(context, &mut self.woken)? {
+            self.shared.life.answered();
+        }
+        while let Some(ends) = wire.timer {
+            let (set, timer) = match &mut self.timer {
+                Some(timer) if timer.0 == ends => timer,
+                timer => {
+                    let left = ends.saturating_sub(self.clock.elapsed());
+                    timer.insert((ends, Box::pin(tokio::time::sleep(left))))
+                }
+            };
+            if timer.as_mut().poll(context).is_pending() {
+                break;
+            }
+            if wire.expire(*set, &mut self.woken) {
+                self.shared.life.end();
+            }
+            self.timer = None;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.shared.life.end();
+        let mut wire = self.shared.wire();
+        let transport = wire.fail(failure, &mut self.woken);
+        let free = wire.clear();
+        drop(wire);
+        drop(transport);
+        self.shared.room.add_permits(free);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        for waker in self.woken.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let shared = Arc::clone(&this.shared);
+        let mut wire = shared.wire();
+        if wire.closed {
+            drop(wire);
+            this.fail(gone());
+            return Poll::Ready(());
+        }
+        let outcome = this.round(&mut wire, context);
+        let free = wire.clear();
+        drop(wire);
+        if free > 0 {
+            shared.room.add_permits(free);
+        }
+        match outcome {
+            Ok(()) => {
+                this.wake();
+                Poll::Pending
+            }
+            Err(failure) => {
+                this.fail(failure);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The runtime went away, or a panic was caught; else nobody is left to hear of this.
+        self.fail(gone());
+    }
+}
+
+/// What is known of a connection from how it answers.
+#[derive(Default)]
+struct Life {
+    /// Whether the driver ended, or a call was not answered in time.
+    ended: AtomicBool,
+    /// When the first question since the last answer was asked, in milliseconds and one; 0: none was.
+    asked: AtomicU64,
+}
+
+impl Life {
+    fn asked(&self, now: Duration) {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let _ = self.asked.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn answered(&self) {
+        self.asked.store(0, Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    fn is_good(&self, now: Duration) -> bool {
+        let asked = self.asked.load(Ordering::Acquire);
+        let silent = asked != 0 && now > Duration::from_millis(asked) + SILENCE;
+        !silent && !self.ended.load(Ordering::Acquire)
+    }
+}
+
+fn broken(error: std::io::Error) -> Failure {
+    Failure::of(&RedisError::from(error))
+}
+
+fn gone() -> Failure {
+    Failure::Broken("the connection was closed".to_owned())
+}

@@ -215,8 +215,11 @@ impl Kind {
     }
 }
 
-/// A line without its end, and what is behind it; none if its end is not there.
-fn line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Malformed> {
+/// A line without its end, and what is behind it.
+type Line<'a> = (&'a [u8], &'a [u8]);
+
+/// The first line; none if its end is not there.
+fn line(bytes: &[u8]) -> Result<Option<Line<'_>>, Malformed> {
     let Some(end) = bytes.iter().take(LONGEST_LINE).position(|byte| *byte == b'\n') else {
         return if bytes.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed("a line that is too long")) };
     };

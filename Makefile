@@ -10,6 +10,10 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyclasp-tools
 CARGO_BIN := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 export PATH := $(TOOLS)/bin:$(CARGO_BIN):$(PATH)
 
+# The model of fenced revocation (tests/model) is a workspace of its own, with its own lock file.
+MODEL := --manifest-path tests/model/Cargo.toml
+MODEL_TARGET = --target-dir "$${CARGO_TARGET_DIR:-target}/model"
+
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
@@ -17,15 +21,20 @@ test: ## Install what the tests need, then run them all
 	@set -x
 	scripts/setup.sh
 	cargo test --locked
+	cargo test --locked $(MODEL) $(MODEL_TARGET)
 
 lint: ## Formatting, clippy, dependencies, protobuf, documentation
 	@set -x
 	scripts/setup.sh ci
 	cargo fmt --all --check
+	cargo fmt $(MODEL) --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cargo clippy --locked $(MODEL) $(MODEL_TARGET) --all-targets -- -D warnings
 	cargo deny --locked check licenses bans sources
+	cargo deny --locked $(MODEL) --config deny.toml check --allow license-not-encountered licenses bans sources
 	buf lint
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked $(MODEL) $(MODEL_TARGET) --no-deps --document-private-items
 
 buf-breaking: ## Compare proto/keyclasp with the last release tag
 	@scripts/setup.sh ci
@@ -105,6 +114,7 @@ torture: ## The long versions of the tests: 200 kills instead of 20, and the lik
 	@set -x
 	scripts/setup.sh
 	KEYCLASP_TORTURE=1 KEYCLASP_TORTURE_KILLS=200 cargo test --locked --test it -- --nocapture model:: store_embedded_kill::
+	KEYCLASP_TORTURE=1 cargo test --locked $(MODEL) $(MODEL_TARGET) -- --nocapture
 
 # Seconds of fuzzing.
 FUZZ_SECONDS ?= 60

@@ -83,7 +83,9 @@ pub enum Action {
 
     /// The revoking process sees a node's epoch.
     RevokerSees(u8),
-    /// RevokeKey's script runs on a node.
+    /// RevokeKeys' first commit runs on a node, for the key or for another one.
+    RevokeFirst(u8, bool),
+    /// RevokeKey's script, or RevokeKeys' second commit, runs on a node.
     RevokeRun(u8),
     /// It looks for acknowledgements on a node.
     RevokePoll(u8),

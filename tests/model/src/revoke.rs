@@ -7,7 +7,7 @@
 //! between, and then both are done again. That this refusal is sound is the updater's scenario.
 
 use crate::model::{Action, Fence};
-use crate::redis::{NO_REPLICA, Record, Write};
+use crate::redis::{Data, NO_REPLICA, Record, Write};
 use crate::rules::Rule;
 use crate::state::{Fetched, NO_EPOCH, Revoke, State, Sweeper, Updater, Witness};
 
@@ -31,8 +31,8 @@ impl Fence {
             }
             let confirmed = behind == 0 && !off_disk;
             let epoch_is_old = state.revoker.left == 0 || !self.keeps(Rule::AwaitNewEpoch);
-            let members = awaited == 0 || !self.keeps(Rule::AwaitMembers);
-            if confirmed && epoch_is_old && members {
+            let acknowledged = awaited == 0 || !self.keeps(Rule::AwaitMembers);
+            if confirmed && epoch_is_old && acknowledged {
                 actions.push(Action::RevokeOk);
             }
         }
@@ -49,8 +49,17 @@ impl Fence {
                         || self.keeps(Rule::CommitThenInvalidate)
                         || state.replicas[0].fetched == Fetched::Dropped;
                     if epoch >= state.revoker.epoch && data.record != Record::Absent && room && invalidated {
-                        actions.push(Action::RevokeRun(node));
+                        if self.scenario.batch {
+                            actions.extend([true, false].map(|ours| Action::RevokeFirst(node, ours)));
+                        } else {
+                            actions.push(Action::RevokeRun(node));
+                        }
                     }
+                }
+                Revoke::FirstOfTwo { epoch: of_first, .. }
+                    if room && (epoch == of_first || !self.keeps(Rule::BatchInOneEpoch)) =>
+                {
+                    actions.push(Action::RevokeRun(node));
                 }
                 Revoke::Waiting { epoch: of_run, awaited, .. }
                     if awaited != 0
@@ -106,6 +115,13 @@ impl Fence {
             Action::MarkerMarks(node) => {
                 let epoch = state.marker.epoch;
                 state.redis.write(node, Write::Settle(epoch));
+            }
+            Action::RevokeFirst(node, ours) => {
+                if let Some(epoch) = state.redis.epoch(node, self.without) {
+                    let awaited = members(&state.redis.node(node).data);
+                    state.redis.write(node, if ours { Write::Key(Record::Revoked, 0) } else { Write::Other });
+                    state.revoke = Revoke::FirstOfTwo { epoch, ours, awaited };
+                }
             }
             Action::RevokeRun(node) => self.revoke_run(state, node),
             Action::RevokePoll(node) => {
@@ -165,8 +181,15 @@ impl Fence {
     fn revoke_run(&self, state: &mut State, node: u8) {
         let Some(epoch) = state.redis.epoch(node, self.without) else { return };
         let before = *state.redis.node(node);
-        let writes = before.data.record != Record::Revoked || self.keeps(Rule::RetryWrites);
-        if writes {
+        let first = match state.revoke {
+            Revoke::FirstOfTwo { ours, awaited, .. } => Some((ours, awaited)),
+            _ => None,
+        };
+        let second_is_other = first.is_some_and(|(ours, _)| ours);
+        let writes = second_is_other || before.data.record != Record::Revoked || self.keeps(Rule::RetryWrites);
+        if second_is_other {
+            state.redis.write(node, Write::Other);
+        } else if writes {
             let version = before.data.version + u8::from(self.scenario.updater);
             state.redis.write(node, Write::Key(Record::Revoked, version));
         }
@@ -179,11 +202,10 @@ impl Fence {
             state.revoker.left = 0;
         }
         let waits = writes && self.scenario.wait && self.keeps(Rule::WaitOnRevoke);
-        let awaited =
-            before.data.members.iter().zip([1, 2]).filter(|(row, _)| row.registered).map(|(_, bit)| bit).sum();
-        let awaited = match self.scenario.embedded {
-            true => u8::from(self.keeps(Rule::CommitThenInvalidate)),
-            false => awaited,
+        let awaited = match first {
+            _ if self.scenario.embedded => u8::from(self.keeps(Rule::CommitThenInvalidate)),
+            Some((_, of_first)) if !self.keeps(Rule::MembersOfLastReply) => of_first,
+            _ => members(&before.data),
         };
         state.revoke = Revoke::Waiting {
             epoch,
@@ -205,7 +227,12 @@ impl Fence {
             Revoke::Waiting { epoch, behind: NO_REPLICA, .. } => !self
                 .nodes()
                 .any(|node| redis.node(node).replid == redis.replids && redis.epoch(node, self.without) == Some(epoch)),
-            Revoke::Waiting { .. } | Revoke::Ok => false,
+            Revoke::FirstOfTwo { .. } | Revoke::Waiting { .. } | Revoke::Ok => false,
         }
     }
+}
+
+/// Who is in the lease table, a bit each.
+fn members(data: &Data) -> u8 {
+    data.members.iter().zip([1, 2]).filter(|(row, _)| row.registered).map(|(_, bit)| bit).sum()
 }

@@ -90,6 +90,10 @@ rules! {
     InsertChecksAttached,
     /// 9d. A detached load is not joined by a later call.
     JoinChecksAttached,
+    /// RevokeKeys. All commits of one shard that share a fence have run in one epoch.
+    BatchInOneEpoch,
+    /// RevokeKeys. The members that are waited for are those of the last commit's reply.
+    MembersOfLastReply,
     /// 10. The lease is dropped, then the row released. Removed: the other way round.
     DropThenRelease,
     /// 10. After it has dropped its lease to leave, a process takes no new one.

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub lease: Left,
     /// How often RevokeKey may be sent; after the first, it is a retry.
     pub tries: u8,
+    /// Whether it is RevokeKeys: two commits, one of them for another key, and one fence.
+    pub batch: bool,
     /// What the surroundings may do.
     pub budget: Budget,
     /// Whether heartbeats write the incarnation, as rule 1 says, and scripts are refused until then.
@@ -59,6 +61,7 @@ impl Scenario {
         disk: false,
         lease: 2,
         tries: 1,
+        batch: false,
         budget: Budget::QUIET,
         incarnation_by_heartbeat: false,
         log_in_steps: false,
@@ -188,6 +191,18 @@ impl Scenario {
         log_in_steps: true,
         ..Scenario::FAILOVER_OF_THREE_BUSY
     };
+
+    /// RevokeKeys in two commits while a second process joins.
+    pub const BATCH_JOINER: Scenario =
+        Scenario { name: "standalone, RevokeKeys, a second process joins", batch: true, ..Scenario::JOINER };
+
+    /// RevokeKeys in two commits, a crash.
+    pub const BATCH_CRASH: Scenario =
+        Scenario { name: "standalone, a crash, RevokeKeys", batch: true, ..Scenario::CRASH };
+
+    /// RevokeKeys in two commits, a failover.
+    pub const BATCH_FAILOVER: Scenario =
+        Scenario { name: "primary + replica, a failover, RevokeKeys", batch: true, ..Scenario::FAILOVER };
 
     /// The log is trimmed, and entries that were not read are gone.
     pub const TRIMMED: Scenario = Scenario {

@@ -161,6 +161,15 @@ pub enum Step {
 pub enum Revoke {
     /// Not under way.
     Idle,
+    /// RevokeKeys: the first of two commits has run, for the key or for another one.
+    FirstOfTwo {
+        /// In which epoch.
+        epoch: Epoch,
+        /// Whether it was for the key; the second one is for the other.
+        ours: bool,
+        /// The members that its reply named.
+        awaited: u8,
+    },
     /// The script has run (rule 4).
     Waiting {
         /// In which epoch.

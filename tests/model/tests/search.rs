@@ -55,6 +55,9 @@ holds! {
     joining_process: JOINER, 2;
     joining_process_with_a_crash: JOINER_CRASH, 1;
     joining_process_with_a_failover: JOINER_FAILOVER, 1;
+    revoke_keys_while_a_process_joins: BATCH_JOINER, 2;
+    revoke_keys_with_a_crash: BATCH_CRASH, 2;
+    revoke_keys_with_a_failover: BATCH_FAILOVER, 2;
     leaving_process: LEAVING, 3;
     leaving_process_with_a_failover: LEAVING_FAILOVER, 2;
     silent_rows: SWEEPING, 2;
@@ -97,6 +100,8 @@ fn needed_in(rule: Rule) -> Option<(Scenario, u8)> {
         Rule::DropThenRelease | Rule::NoLeaseAfterLeaving => (Scenario::LEAVING, 1),
         Rule::CompareAndDelete | Rule::CounterNeverRepeats => (Scenario::SWEEPING, 1),
         Rule::SweepByOwnClock => (Scenario::STANDALONE, 1),
+        Rule::BatchInOneEpoch => (Scenario::BATCH_FAILOVER, 1),
+        Rule::MembersOfLastReply => (Scenario::BATCH_JOINER, 1),
         Rule::CommitThenInvalidate => (Scenario::EMBEDDED, 1),
         Rule::CommitNamesEpoch => (Scenario::UPDATER, 1),
         Rule::MarkNamesEpoch | Rule::MarkAfterLease => (Scenario::SETTLED, 1),

@@ -243,7 +243,7 @@ fn reduce(state: &mut State) {
     state.revoker = Witness { epoch: NO_EPOCH, left: 0 };
     state.marker = state.revoker;
     state.sweepers = [Sweeper::Done; 2];
-    (state.budget.others, state.budget.terms) = (0, 0);
+    state.budget.terms = 0;
     let redis = &mut state.redis;
     for node in &mut redis.nodes {
         for data in std::iter::once(&mut node.data).chain(node.disk.as_mut()) {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, LoadedKeyring, Store as StoreConfig, StoreUrl};
+use crate::fence::Fence;
 use crate::hash::Hasher;
 use crate::random::{Entropy, OsEntropy};
 use crate::rpc::admin::Admin;
@@ -80,8 +81,12 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     metrics.register(&mut registry);
     hasher.register(&mut registry);
 
+    let store: Arc<dyn Store> = Arc::new(guarded);
+    let records = Arc::new(Fence::new(Arc::clone(&store), config.cache_bytes));
+    records.register(&mut registry);
     let service = Service::new(Parts {
-        store: Arc::new(guarded),
+        store,
+        records,
         hasher: Arc::new(hasher),
         clock: Arc::clone(&clock),
         entropy,

@@ -203,12 +203,30 @@ pub struct Hasher {
     argon2_runs: Counter,
 }
 
+/// The keyed digest of a presented text, under a key of this process.
+#[derive(Clone, Copy)]
+pub struct TextDigest([u8; 32]);
+
+impl TextDigest {
+    /// Whether both are of the same text; takes as long if they are not.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        bool::from(self.0.ct_eq(&other.0))
+    }
+}
+
+impl fmt::Debug for TextDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TextDigest(…)")
+    }
+}
+
 /// A text that was verified.
 #[derive(Clone, Copy)]
 struct Seen {
-    /// The version of the record that it was verified against.
-    version: u64,
-    digest: [u8; 32],
+    text: TextDigest,
+    /// The hash that it was verified against.
+    stored: [u8; 32],
 }
 
 impl fmt::Debug for Hasher {
@@ -268,34 +286,37 @@ impl Hasher {
         Ok((text, SecretHash { digest, profile: self.profile, pepper: pepper.id.clone() }))
     }
 
-    /// The id of the key whose text this is, and the version of its record, if the text was
-    /// verified before. None says nothing about it. Costs one keyed digest and no reading: a text
-    /// that was verified is well-formed and genuine.
+    /// The digest of a text, to know it again by.
     #[must_use]
-    pub fn remembers(&self, text: &ApiKey) -> Option<(KeyId, u64)> {
-        let id = text.id()?;
-        let seen = self.seen.get(&id)?;
-        bool::from(seen.digest.ct_eq(&self.seen_digest(text))).then_some((id, seen.version))
+    pub fn digest(&self, text: &ApiKey) -> TextDigest {
+        TextDigest(self.seen_key.clone().chain_update(text.expose().as_bytes()).finalize().into())
+    }
+
+    /// Whether the text with this digest was verified as the key `id` before: then it is well-formed
+    /// and genuine. That it is not says nothing about it.
+    #[must_use]
+    pub fn remembers(&self, id: KeyId, text: &TextDigest) -> bool {
+        self.seen.get(&id).is_some_and(|seen| seen.text.is(text))
+    }
+
+    /// Whether the text with this digest was verified against `stored`, the hash of the key `id`.
+    #[must_use]
+    pub fn remembers_secret(&self, id: KeyId, text: &TextDigest, stored: &SecretHash) -> bool {
+        self.seen.get(&id).is_some_and(|seen| seen.text.is(text) & bool::from(seen.stored.ct_eq(&stored.digest)))
     }
 
     /// Whether `text`, which reads as `key`, is the secret that `stored` is the hash of; runs
-    /// Argon2. A match is remembered for `version`, that of the record.
+    /// Argon2. A match is remembered.
     ///
     /// # Errors
     /// When Argon2 itself fails, such as for want of memory.
-    pub fn verify(
-        &self,
-        text: &ApiKey,
-        key: &ParsedKey,
-        stored: &SecretHash,
-        version: u64,
-    ) -> Result<Verdict, HashError> {
+    pub fn verify(&self, text: &ApiKey, key: &ParsedKey, stored: &SecretHash) -> Result<Verdict, HashError> {
         let (Some(pepper), true) = (self.keyring.get(&stored.pepper), stored.profile.is_bearable()) else {
             return Ok(Verdict::Undecidable);
         };
         let computed = self.argon2(&*pepper.password(key.id, &key.random), key.id, stored.profile)?;
         if bool::from(computed.ct_eq(&stored.digest)) {
-            self.seen.insert(key.id, Seen { version, digest: self.seen_digest(text) });
+            self.seen.insert(key.id, Seen { text: self.digest(text), stored: stored.digest });
             Ok(Verdict::Match)
         } else {
             Ok(Verdict::Mismatch)
@@ -306,10 +327,6 @@ impl Hasher {
     #[must_use]
     pub const fn profile(&self) -> Argon2Profile {
         self.profile
-    }
-
-    fn seen_digest(&self, text: &ApiKey) -> [u8; 32] {
-        self.seen_key.clone().chain_update(text.expose().as_bytes()).finalize().into()
     }
 
     fn argon2(&self, password: &[u8], id: KeyId, profile: Argon2Profile) -> Result<[u8; 32], HashError> {

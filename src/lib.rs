@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fence;
 pub mod hash;
 pub mod key;
 pub mod random;

@@ -4,6 +4,7 @@
 //! and line in `keyclasp config reference` come from there. Reading never contacts anything: the
 //! store, the network and the keyring file are other modules' business.
 
+mod cache;
 mod callers;
 mod finding;
 mod hash;
@@ -113,6 +114,8 @@ pub struct Config {
     pub keys: Keys,
     /// Costs of Argon2id for new keys.
     pub hash: Argon2Profile,
+    /// How much memory records may take, in bytes.
+    pub cache_bytes: u64,
     /// The file of peppers.
     pub keyring: KeyringFile,
     /// The log.
@@ -166,9 +169,9 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let beside_file = sources.file.as_deref().map(source::directory);
     let base = beside_file.clone().or_else(|| user_dir.clone()).unwrap_or_else(|| PathBuf::from("."));
 
-    let sections = ["server", "store", "keys", "hash", "keyring", "log"];
-    let [server, store, keys, hash, keyring, log] = sections.map(|name| root.take_table(name, name, problems));
-    let all_sections = ["server", "store", "keys", "hash", "keyring", "log", "realms", "callers"];
+    let sections = ["server", "store", "keys", "hash", "cache", "keyring", "log"];
+    let [server, store, keys, hash, cache, keyring, log] = sections.map(|name| root.take_table(name, name, problems));
+    let all_sections = ["server", "store", "keys", "hash", "cache", "keyring", "log", "realms", "callers"];
     let realms = root.take_table("realms", "realms", problems);
     let callers = root.take_tables("callers", "callers", problems);
 
@@ -177,6 +180,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let store_section = read_section::<store::StoreSection>(&store, &base, problems);
     let keys = read_section::<Keys>(&keys, &base, problems);
     let hash = read_section::<hash::Hash>(&hash, &base, problems);
+    let cache = read_section::<cache::Cache>(&cache, &base, problems);
     let keyring = read_section::<keyring::KeyringSection>(&keyring, &base, problems);
     let log = read_section::<log::Log>(&log, &base, problems);
     let realms = realms::realms(realms, &base, problems);
@@ -200,6 +204,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
         server: server?,
         keys: keys?,
         hash: hash?.profile(),
+        cache_bytes: cache?.bytes(),
         keyring: KeyringFile::new(keyring?.file),
         log: log?.config(),
         realms: realms?,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::setting::{Declared, Section};
-use super::{Keys, Server, Top, callers, hash, keyring, log, realms, store};
+use super::{Keys, Server, Top, cache, callers, hash, keyring, log, realms, store};
 
 /// Widest line of a comment.
 const WIDTH: usize = 100;
@@ -38,6 +38,7 @@ fn sections() -> Vec<Documented> {
         documented::<store::StoreSection>(Kind::Table),
         documented::<Keys>(Kind::Table),
         documented::<hash::Hash>(Kind::Table),
+        documented::<cache::Cache>(Kind::Table),
         documented::<keyring::KeyringSection>(Kind::Table),
         documented::<log::Log>(Kind::Table),
         documented::<realms::RealmSection>(Kind::Table),

@@ -4,6 +4,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::proto::v1;
 use crate::clock::Timestamp;
 use crate::key::{
@@ -441,6 +444,11 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
         metadata: record.metadata.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         version: record.version,
     }
+}
+
+/// A record as callers see it at `now`, as the wire writes it.
+pub(super) fn written(record: &KeyRecord, now: Timestamp) -> Bytes {
+    self::record(record.clone(), now).encode_to_vec().into()
 }
 
 /// An event as callers see it.

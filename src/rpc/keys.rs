@@ -153,7 +153,7 @@ impl KeyCheck for Keys {
         let now = checked.now;
         Ok(v1::ValidateKeyResponse {
             outcome: outcome(checked.outcome).into(),
-            key: checked.record.map(|record| Box::new(convert::record(*record, now))),
+            key: checked.record.map(|held| held.written(now, convert::written)),
             missing_scopes: checked.missing_scopes.iter().map(ToString::to_string).collect(),
             message: checked.outcome.message().to_owned(),
         })

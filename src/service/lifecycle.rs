@@ -367,8 +367,8 @@ impl Lifecycle {
             effect: Effect::TakesAway,
         };
         let Outcome::Done(cursor) = core.commit(&commit, now).await? else { return Err(contention()) };
-        let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?;
-        let old = core.store.get(old.id, now).await?.map(|record| Seen { record: *record, now });
+        let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?.record;
+        let old = core.store.get(old.id, now).await?.map(|found| Seen { record: *found.record, now });
         Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(Fence::at(cursor)) })
     }
 
@@ -459,7 +459,7 @@ impl Core {
     async fn created_before(&self, again: Idempotency, bucket: u8, now: Timestamp) -> Result<Created, Error> {
         let key_id = again.entry.key_id;
         self.write_again(bucket, again, now).await?;
-        let record = self.store.get(key_id, now).await?.ok_or_else(Error::key_not_found)?;
+        let record = self.store.get(key_id, now).await?.ok_or_else(Error::key_not_found)?.record;
         Ok(Created { key: Seen { record: *record, now }, text: None })
     }
 

@@ -16,6 +16,7 @@ pub mod access;
 mod argon2;
 pub mod audit;
 mod error;
+mod held;
 mod idempotency;
 pub mod keyring;
 pub mod lifecycle;
@@ -36,7 +37,9 @@ pub use metrics::ServiceMetrics;
 pub use policies::Policies;
 
 use self::access::{Call, Principal, Realms, Right};
+pub use self::held::Held;
 use crate::clock::{Clock, Timestamp};
+use crate::fence;
 use crate::hash::Hasher;
 use crate::key::{Event, KeyId, KeyRecord, Realm};
 use crate::random::Entropy;
@@ -45,6 +48,7 @@ use crate::store::{Commit, LogCursor, Outcome, Store, Write};
 /// What the use cases share.
 pub struct Core {
     store: Arc<dyn Store>,
+    records: Arc<fence::Fence<Held>>,
     hasher: Arc<Hasher>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -64,6 +68,8 @@ impl fmt::Debug for Core {
 pub struct Parts {
     /// Where records live.
     pub store: Arc<dyn Store>,
+    /// The records of that store, for checks of keys.
+    pub records: Arc<fence::Fence<Held>>,
     /// Makes and verifies secrets.
     pub hasher: Arc<Hasher>,
     /// Time.
@@ -107,6 +113,7 @@ impl Service {
     pub fn new(parts: Parts) -> Self {
         let core = Arc::new(Core {
             store: parts.store,
+            records: parts.records,
             hasher: parts.hasher,
             clock: parts.clock,
             entropy: parts.entropy,
@@ -175,9 +182,9 @@ impl Core {
     /// realm where the caller has no role look the same.
     async fn fetch(&self, principal: &Principal, right: Right, id: KeyId, now: Timestamp) -> Result<KeyRecord, Error> {
         require_somewhere(principal, right)?;
-        let record = self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?;
+        let record = *self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?.record;
         if principal.may(right, &record.realm) {
-            Ok(*record)
+            Ok(record)
         } else if Right::ALL.into_iter().any(|right| principal.may(right, &record.realm)) {
             Err(role_missing(right))
         } else {

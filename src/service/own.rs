@@ -72,7 +72,8 @@ impl SelfRevocation {
         let core = &*self.core;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let Ok(record) = core.identify(text, now).await? else { return Err(not_recognized()) };
+            let Ok(held) = core.identify(text, now).await? else { return Err(not_recognized()) };
+            let record = held.record();
             let by = Actor::parse(&format!("key:{}", record.id)).map_err(|_| not_recognized())?;
             let change = record.revoke(by.clone(), reason.clone(), now);
             let happened = Event {
@@ -92,7 +93,7 @@ impl SelfRevocation {
                 bucket: record.id.bucket(),
                 writes: vec![core.write(change.after, Expect::Version(record.version))],
                 // A repetition is no news.
-                events: if is_revoked(&record) { Vec::new() } else { vec![happened] },
+                events: if is_revoked(record) { Vec::new() } else { vec![happened] },
                 idempotency: None,
                 guard: None,
                 effect: Effect::TakesAway,
@@ -100,6 +101,7 @@ impl SelfRevocation {
             if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
                 return Ok(Fence::at(cursor));
             }
+            core.records.forget(record.id);
         }
         Err(contention())
     }

@@ -154,7 +154,7 @@ impl Sweep {
             if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
                 return Ok(cursor);
             }
-            record = *core.store.get(record.id, now).await?.ok_or_else(contention)?;
+            record = *core.store.get(record.id, now).await?.ok_or_else(contention)?.record;
         }
         Err(contention())
     }
@@ -211,8 +211,8 @@ impl Sweep {
             let mut again = Vec::with_capacity(open.len());
             for record in &open {
                 match core.store.get(record.id, now).await? {
-                    Some(record) if !matches!(record.status(now), Status::Revoked | Status::Expired) => {
-                        again.push(*record)
+                    Some(found) if !matches!(found.record.status(now), Status::Revoked | Status::Expired) => {
+                        again.push(*found.record)
                     }
                     _ => swept.already_ended += 1,
                 }

@@ -7,12 +7,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Core;
 use super::access::{Call, Right};
 use super::error::{Error, ErrorKind};
+use super::{Core, Held};
 use crate::clock::Timestamp;
-use crate::hash::Verdict;
-use crate::key::{ApiKey, Decision, KeyRecord, ParsedKey, Question, Realm, Scope, decide};
+use crate::hash::{TextDigest, Verdict};
+use crate::key::{ApiKey, Decision, KeyRecord, Question, Realm, Scope, decide};
 
 /// What ValidateKey is asked.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Checked {
     /// What was decided.
     pub outcome: Outcome,
     /// The record, where the caller may see it: the secret matched and the realm is right.
-    pub record: Option<Box<KeyRecord>>,
+    pub record: Option<Arc<Held>>,
     /// When it was decided.
     pub now: Timestamp,
     /// With [`Outcome::MissingScope`]: the scopes that the key does not cover.
@@ -170,11 +170,12 @@ impl Validator {
         let core = &*self.core;
         let now = core.clock.now();
         let refused = |outcome| Checked { outcome, record: None, now, missing_scopes: Vec::new() };
-        let record = match core.identify(check.text, now).await? {
-            Ok(record) => record,
+        let held = match core.identify(check.text, now).await? {
+            Ok(held) => held,
             Err(NoKey::Malformed) => return Ok(refused(Outcome::Malformed)),
             Err(NoKey::Unknown) => return Ok(refused(Outcome::Unknown)),
         };
+        let record = held.record();
         if !call.principal.may(Right::Validate, &record.realm) {
             return Ok(refused(Outcome::Unknown));
         }
@@ -186,7 +187,7 @@ impl Validator {
             source_principal: check.source_principal,
         };
         let mut missing_scopes = Vec::new();
-        let outcome = match decide(&record, &core.policies.of(&record.realm).implications, &question) {
+        let outcome = match decide(record, &core.policies.of(&record.realm).implications, &question) {
             Decision::Valid => Outcome::Valid,
             // Nothing is told about a key of another realm.
             Decision::WrongRealm => return Ok(refused(Outcome::WrongRealm)),
@@ -202,7 +203,7 @@ impl Validator {
             Decision::AddressDenied => Outcome::AddressDenied,
             Decision::PrincipalDenied => Outcome::PrincipalDenied,
         };
-        Ok(Checked { outcome, record: Some(record), now, missing_scopes })
+        Ok(Checked { outcome, record: Some(held), now, missing_scopes })
     }
 }
 
@@ -216,49 +217,84 @@ pub(super) enum NoKey {
 
 impl Core {
     /// Finds the record whose key `text` is.
-    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<Box<KeyRecord>, NoKey>, Error> {
-        // A text that was verified before needs no second reading, unless its record has changed.
-        if let Some((id, version)) = self.hasher.remembers(text) {
-            return match self.store.get(id, now).await? {
-                None => Ok(Err(NoKey::Unknown)),
-                Some(record) if record.version == version => Ok(Ok(record)),
-                Some(record) => match text.parse() {
-                    Ok(parsed) => Box::pin(self.verify(text, parsed, record)).await,
-                    Err(_) => Ok(Err(NoKey::Malformed)),
-                },
-            };
+    pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<Arc<Held>, NoKey>, Error> {
+        let digest = self.hasher.digest(text);
+        let id = text.id();
+        if let Some(id) = id
+            && let Some(held) = self.records.held(id, now)
+            && held.is_verified_by(&digest)
+        {
+            return Ok(Ok(held));
         }
-        let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
-        if !self.hasher.keyring().is_genuine(&parsed) {
-            return Ok(Err(NoKey::Unknown));
+        // A text that was verified before is well-formed and genuine.
+        let id = match id.filter(|id| self.hasher.remembers(*id, &digest)) {
+            Some(id) => id,
+            None => {
+                let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
+                if !self.hasher.keyring().is_genuine(&parsed) {
+                    return Ok(Err(NoKey::Unknown));
+                }
+                parsed.id
+            }
+        };
+        let Some(held) = self.records.find(id, now).await? else { return Ok(Err(NoKey::Unknown)) };
+        if self.hasher.remembers_secret(id, &digest, &held.record().secret) {
+            let _ = held.verified().set(digest);
+            return Ok(Ok(held));
         }
-        match self.store.get(parsed.id, now).await? {
-            None => Ok(Err(NoKey::Unknown)),
-            Some(record) => Box::pin(self.verify(text, parsed, record)).await,
-        }
+        // Once in the life of a key: it should not make the state of every call larger.
+        Box::pin(self.verify(text, digest, held)).await
     }
 
-    /// Whether `text`, which reads as `parsed`, is the key of `record`. Callers box it: once in the life of
-    /// a key, it should not make the state of every call larger.
+    /// Whether `text`, whose digest is `digest`, is the key of a record. Argon2 runs once for all who
+    /// ask at a time, and never for another text than the one that was verified.
     async fn verify(
         &self,
         text: &ApiKey,
-        parsed: ParsedKey,
-        record: Box<KeyRecord>,
-    ) -> Result<Result<Box<KeyRecord>, NoKey>, Error> {
-        let profile = record.secret.profile;
-        let (hasher, text, stored, version) =
-            (Arc::clone(&self.hasher), text.clone(), record.secret.clone(), record.version);
-        match self.argon2.run(profile, move || hasher.verify(&text, &parsed, &stored, version)).await? {
-            Verdict::Match => Ok(Ok(record)),
-            Verdict::Mismatch => Ok(Err(NoKey::Unknown)),
-            Verdict::Undecidable => Err(Error {
-                internal: Some(format!(
-                    "key {}: its pepper {} is not in the keyring, or its hash costs {:?} are beyond bearing",
-                    record.id, record.secret.pepper, record.secret.profile
-                )),
-                ..Error::new(ErrorKind::DataUnreadable, "the secret of this key cannot be verified; the log has more")
-            }),
+        digest: TextDigest,
+        held: Arc<Held>,
+    ) -> Result<Result<Arc<Held>, NoKey>, Error> {
+        let verified = held.verified().get_or_try_init(|| async {
+            match self.run_argon2(text, held.record()).await? {
+                Verdict::Match => Ok(digest),
+                Verdict::Mismatch => Err(Unverified::Other),
+                Verdict::Undecidable => Err(Unverified::Failed(undecidable(held.record()))),
+            }
+        });
+        match verified.await {
+            Ok(verified) if verified.is(&digest) => Ok(Ok(held)),
+            Ok(_) | Err(Unverified::Other) => Ok(Err(NoKey::Unknown)),
+            Err(Unverified::Failed(error)) => Err(error),
         }
+    }
+
+    async fn run_argon2(&self, text: &ApiKey, record: &KeyRecord) -> Result<Verdict, Error> {
+        let Ok(parsed) = text.parse() else { return Ok(Verdict::Mismatch) };
+        let (hasher, text, stored) = (Arc::clone(&self.hasher), text.clone(), record.secret.clone());
+        Ok(self.argon2.run(record.secret.profile, move || hasher.verify(&text, &parsed, &stored)).await?)
+    }
+}
+
+/// Why a text was not verified.
+enum Unverified {
+    /// It is not the key's.
+    Other,
+    /// Nobody can say.
+    Failed(Error),
+}
+
+impl From<Error> for Unverified {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn undecidable(record: &KeyRecord) -> Error {
+    Error {
+        internal: Some(format!(
+            "key {}: its pepper {} is not in the keyring, or its hash costs {:?} are beyond bearing",
+            record.id, record.secret.pepper, record.secret.profile
+        )),
+        ..Error::new(ErrorKind::DataUnreadable, "the secret of this key cannot be verified; the log has more")
     }
 }

@@ -16,12 +16,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{
-    AuditPage, AuditQuery, CALL_LIMIT, Commit, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
-    ScanCursor, ScanPage, Store, StoreError,
+    AuditPage, AuditQuery, CALL_LIMIT, Commit, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
+    Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::IdempotencyEntry;
-use crate::key::{KeyId, KeyRecord, PepperId};
+use crate::key::{KeyId, PepperId};
 
 /// From the 4 µs of a page in memory to the two seconds at which a call is given up.
 const BUCKETS: [f64; 12] = [4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 250e-3, 1.0, 2.0];
@@ -144,7 +144,7 @@ fn ok<T>(_: &T) -> CallResult {
 
 #[async_trait]
 impl Store for Guarded {
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {
         self.call(Verb::Get, self.store.get(id, now), ok).await
     }
 
@@ -191,6 +191,10 @@ impl Store for Guarded {
 
     async fn health(&self, now: Timestamp) -> Result<Health, StoreError> {
         self.call(Verb::Health, self.store.health(now), ok).await
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) -> bool {
+        self.store.observe(observer)
     }
 
     fn shards(&self) -> u16 {

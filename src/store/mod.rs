@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,8 +32,8 @@ pub const MAX_WRITES: usize = 256;
 /// Where records live.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// The record of `id`, from the primary, or none. Boxed: every check of a key passes it on.
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError>;
+    /// The record of `id`, from the primary, or none.
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError>;
 
     /// Writes everything in `commit` or nothing: records, indexes, events, log entries and the
     /// idempotency entry. It survives a crash of this process once it is answered. A taken
@@ -74,11 +75,36 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What the store is and promises, asked just now.
     async fn health(&self, now: Timestamp) -> Result<Health, StoreError>;
 
+    /// Has `observer` told of each change from now on, before the commit that made it is answered, and
+    /// after it can be read; answers whether it will be. A store that others write to as well cannot
+    /// promise that. There is one observer: the first.
+    fn observe(&self, _observer: Arc<dyn Observer>) -> bool {
+        false
+    }
+
     /// Number of shards, a power of two up to 256.
     fn shards(&self) -> u16;
 
     /// What and where the store is, without credentials, known without asking it.
     fn identity(&self) -> Identity;
+}
+
+/// A record as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The record. Boxed: every check of a key passes it on.
+    pub record: Box<KeyRecord>,
+    /// When it goes.
+    pub gone_at: Option<Timestamp>,
+}
+
+/// Is told what changes in a store. Called by its writer, so it must not wait.
+pub trait Observer: Send + Sync {
+    /// The record of `id` has changed.
+    fn changed(&self, id: KeyId);
+
+    /// Nobody knows which records have changed.
+    fn unknown(&self);
 }
 
 /// The shard of a bucket.

@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each module with the modules that it may use, beside itself.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("clock", &[]),
     ("random", &[]),
     ("key", &["clock"]),
     // The keyring's derivations need randomness and what a key is; stores do not need them.
     ("store", &["key", "clock", "random"]),
     ("hash", &["store", "key", "clock", "random"]),
-    ("service", &["hash", "store", "key", "clock", "random"]),
-    ("rpc", &["service", "hash", "store", "key", "clock", "random"]),
+    ("fence", &["store", "key", "clock"]),
+    ("service", &["fence", "hash", "store", "key", "clock", "random"]),
+    ("rpc", &["service", "fence", "hash", "store", "key", "clock", "random"]),
     ("telemetry", &[]),
     // Each component owns its part of the configuration; `config` reads them from one file.
-    ("config", &["rpc", "telemetry", "service", "hash", "store", "key", "clock", "random"]),
-    ("app", &["config", "rpc", "telemetry", "service", "hash", "store", "key", "clock", "random"]),
-    ("cli", &["app", "config", "rpc", "telemetry", "service", "hash", "store", "key", "clock", "random"]),
+    ("config", &["rpc", "telemetry", "service", "fence", "hash", "store", "key", "clock", "random"]),
+    ("app", &["config", "rpc", "telemetry", "service", "fence", "hash", "store", "key", "clock", "random"]),
+    ("cli", &["app", "config", "rpc", "telemetry", "service", "fence", "hash", "store", "key", "clock", "random"]),
     ("main", &["cli"]),
 ];
 

@@ -9,6 +9,7 @@ mod codec;
 mod first_start;
 mod keyring;
 mod layers;
+mod memory;
 mod model;
 mod process;
 mod readme;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, ManualClock, SystemClock, Timestamp};
+use keyclasp::fence::Fence;
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::{
     Actor, ApiKey, Argon2Profile, Caps, Cidrs, Description, Draft, Event, KeyId, Lifetime, Metadata, Name, Owner,
@@ -111,6 +112,7 @@ impl World {
         let clock = Arc::new(ManualClock::new(start));
         let profile = Argon2Profile { m_kib: 8, t: 1, p: 1 };
         let service = Service::new(Parts {
+            records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20)),
             store,
             hasher: Arc::new(Hasher::new(keyring, profile, &*entropy).unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,

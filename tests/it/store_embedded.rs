@@ -130,7 +130,10 @@ async fn reopening_finds_everything() {
     assert_eq!(again.store.log(0, None, 100).await.unwrap(), log);
     assert_eq!(again.store.health(now).await.unwrap(), health);
     assert_eq!(again.store.pepper_checks().await.unwrap(), [(pepper, [7; 32])]);
-    assert_eq!(again.store.get(records[0].id, now).await.unwrap().as_deref(), Some(&records[0]));
+    assert_eq!(
+        again.store.get(records[0].id, now).await.unwrap().as_ref().map(|found| &*found.record),
+        Some(&records[0])
+    );
     let listed = again.store.list(&ada.list(100), now).await.unwrap().records;
     assert_eq!(listed.len(), 2);
     assert_eq!(again.events().await, 2);
@@ -373,7 +376,7 @@ async fn on_a_small_disk() {
     };
     let takes_away = async |n: u32| {
         let record = store.get(ada.id(n), now).await.unwrap().unwrap();
-        let commit = sample::update(&sample::revoked(&record, now));
+        let commit = sample::update(&sample::revoked(&record.record, now));
         store.commit(&Commit { effect: Effect::TakesAway, ..commit }, now).await
     };
     assert!(matches!(add(0, 256).await, Ok(Outcome::Done(_))));
@@ -399,7 +402,7 @@ async fn on_a_small_disk() {
         let answer = add(added, 1).await;
         assert!(matches!(answer, Err(StoreError::Full(_))), "what is kept for revocations went to {answer:?}");
     }
-    assert!(store.get(ada.id(99), now).await.unwrap().unwrap().revocation.is_some());
+    assert!(store.get(ada.id(99), now).await.unwrap().unwrap().record.revocation.is_some());
 
     drop(file);
     std::fs::remove_file(&filler).unwrap();

@@ -6,14 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyclasp::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use keyclasp::key::codec::{CodecError, IdempotencyEntry};
-use keyclasp::key::{KeyId, KeyRecord, PepperId};
+use keyclasp::key::{KeyId, PepperId};
 use keyclasp::random::OsEntropy;
 use keyclasp::store::conformance::sample::{self, holder};
 use keyclasp::store::embedded::EmbeddedConfig;
 use keyclasp::store::guarded::{Gate, Guarded};
 use keyclasp::store::{
-    AuditFilter, AuditPage, AuditQuery, Commit, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
-    ScanCursor, ScanPage, Store, StoreError,
+    AuditFilter, AuditPage, AuditQuery, Commit, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
+    Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use prometheus_client::registry::Registry;
 
@@ -34,7 +34,7 @@ impl Scripted {
 
 #[async_trait]
 impl Store for Scripted {
-    async fn get(&self, _: KeyId, _: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
+    async fn get(&self, _: KeyId, _: Timestamp) -> Result<Option<Found>, StoreError> {
         self.hang().await
     }
     async fn commit(&self, _: &Commit, _: Timestamp) -> Result<Outcome, StoreError> {

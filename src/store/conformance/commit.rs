@@ -16,12 +16,12 @@ pub async fn what_was_committed_is_read_back(harness: &dyn Harness) {
     assert_eq!(list_all(&*store, &ada.list(10), now).await, []);
 
     done(&*store, &sample::create(&record), now).await;
-    assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     assert_eq!(store.get(ada.id(2), now).await.unwrap(), None);
 
     let changed = sample::renamed(&record, "another name");
     done(&*store, &sample::update(&changed), now).await;
-    assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(&changed));
+    assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&changed));
     assert_eq!(list_all(&*store, &ada.list(10), now).await, [changed]);
 }
 
@@ -40,12 +40,12 @@ pub async fn a_write_finds_what_it_expects_or_conflicts(harness: &dyn Harness) {
     for (expects, what) in [(Expect::Absent, "absent"), (Expect::Version(0), "older"), (Expect::Version(2), "newer")] {
         assert_eq!(store.commit(&write(&second, expects), now).await.unwrap(), Outcome::Conflict, "{what}");
     }
-    assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     done(&*store, &write(&second, Expect::Version(1)), now).await;
     let again = store.commit(&write(&second, Expect::Version(1)), now).await.unwrap();
     assert_eq!(again, Outcome::Conflict, "the same commit twice");
     done(&*store, &write(&third, Expect::Version(2)), now).await;
-    assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(&third));
+    assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&third));
 }
 
 /// One conflicting write among several, wherever it stands, and nothing at all is written.
@@ -98,7 +98,7 @@ pub async fn racing_writers_lose_no_update(harness: &dyn Harness) {
                 // Each conflict means that another writer got on, so the tries are bounded.
                 for attempt in 0..=WRITERS * CHANGES {
                     assert!(attempt < WRITERS * CHANGES, "conflicts without anyone getting on");
-                    let read = store.get(id, now).await.unwrap().unwrap();
+                    let read = store.get(id, now).await.unwrap().unwrap().record;
                     let changed = sample::renamed(&read, &format!("{writer} {change}"));
                     match store.commit(&sample::update(&changed), now).await.unwrap() {
                         Outcome::Done(_) => break,
@@ -113,5 +113,5 @@ pub async fn racing_writers_lose_no_update(harness: &dyn Harness) {
         finished.unwrap();
     }
     let last = store.get(record.id, now.after(SECOND)).await.unwrap().unwrap();
-    assert_eq!(last.version, u64::from(1 + WRITERS * CHANGES));
+    assert_eq!(last.record.version, u64::from(1 + WRITERS * CHANGES));
 }

@@ -74,7 +74,7 @@ pub async fn a_replay_writes_again(harness: &dyn Harness) {
     let commit = Commit { idempotency: Some(again.clone()), ..sample::update(&written) };
     let after = done(&*store, &commit, now).await;
     assert_eq!((after.epoch, after.position), (before.epoch, before.position + 1));
-    assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(&written));
+    assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&written));
     assert_eq!(store.commit(&commit, now).await.unwrap(), Outcome::Conflict, "a replay conflicts like any write");
 
     let entry = IdempotencyEntry { expires_at: now.after(2 * DAY), ..first.entry };

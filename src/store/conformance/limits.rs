@@ -58,7 +58,7 @@ pub async fn a_commit_stays_in_its_shard(harness: &dyn Harness) {
     if let Some(near) = near.first() {
         let (own, other) = (ada.record(2, now), near.record(2, now));
         done(&*store, &sample::commit(vec![sample::creation(&own), sample::creation(&other)]), now).await;
-        assert_eq!(store.get(other.id, now).await.unwrap().as_deref(), Some(&other));
+        assert_eq!(store.get(other.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&other));
     }
 }
 
@@ -148,7 +148,7 @@ pub async fn records_at_every_limit(harness: &dyn Harness) {
     let commit = Commit { events: events.clone(), ..sample::commit(records.iter().map(sample::creation).collect()) };
     done(&*store, &commit, now).await;
     for record in &records {
-        assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(record));
+        assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(record));
     }
     let query = sample::Holder { realm: records[0].realm.clone(), owner: records[0].owner.reference.clone() };
     assert_eq!(list_all(&*store, &query.list(7), now).await, super::sorted(records.clone()));
@@ -158,7 +158,7 @@ pub async fn records_at_every_limit(harness: &dyn Harness) {
     assert_eq!(found, events);
     let last = KeyRecord { version: u64::MAX, ..records[0].clone() };
     done(&*store, &sample::commit(vec![sample::change(&last)]), now).await;
-    assert_eq!(store.get(last.id, now).await.unwrap().as_deref(), Some(&last));
+    assert_eq!(store.get(last.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&last));
     let stale = KeyRecord { version: u64::MAX - 1, ..last };
     assert_eq!(store.commit(&sample::commit(vec![sample::change(&stale)]), now).await.unwrap(), Outcome::Conflict);
 }
@@ -213,7 +213,7 @@ pub async fn unicode_comes_back_as_it_was(harness: &dyn Harness) {
         record.metadata = Metadata::parse([(name, name)]).unwrap();
         record.allowed_principals = Principals::parse(&[name]).unwrap();
         done(&*store, &sample::create(&record), now).await;
-        assert_eq!(store.get(record.id, now).await.unwrap().as_deref(), Some(&record));
+        assert_eq!(store.get(record.id, now).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
         assert_eq!(list_all(&*store, &holder.list(10), now).await, std::slice::from_ref(&record));
         assert_eq!(list_all(&*store, &holder.list_realm(10), now.after(SECOND)).await, [record]);
     }

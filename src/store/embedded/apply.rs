@@ -81,6 +81,11 @@ impl Prepared {
         }
     }
 
+    /// The records that it writes.
+    pub(super) fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.writes.iter().map(|write| write.id)
+    }
+
     /// How much of the queue it takes.
     pub(super) fn weight(&self) -> u32 {
         u32::try_from(1 + self.writes.len() + self.events.len()).unwrap_or(u32::MAX)

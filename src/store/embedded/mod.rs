@@ -30,12 +30,12 @@ use self::sweep::Bounds;
 use self::tables::store_error;
 use self::writer::{Job, QUEUE, Reply, Shared, Task, Writer};
 use super::{
-    AuditPage, AuditQuery, Commit, Durability, Epoch, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
-    Outcome, ScanCursor, ScanPage, Store, StoreError,
+    AuditPage, AuditQuery, Commit, Durability, Epoch, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
+    Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use crate::clock::Timestamp;
 use crate::key::codec::IdempotencyEntry;
-use crate::key::{KeyId, KeyRecord, PepperId};
+use crate::key::{KeyId, PepperId};
 use crate::random::Entropy;
 
 pub use sweep::Swept;
@@ -180,7 +180,7 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {
         let records = self.shared.records.read().unwrap_or_else(PoisonError::into_inner);
         match records.as_ref().map(|records| read::record(records, id, now)) {
             Some(Ok(record)) => return Ok(record),
@@ -254,6 +254,10 @@ impl Store for EmbeddedStore {
             evicts: false,
             fullness: None,
         })
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) -> bool {
+        self.shared.observer.set(observer).is_ok()
     }
 
     fn shards(&self) -> u16 {

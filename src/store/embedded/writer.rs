@@ -2,7 +2,7 @@
 //! checked and applied on its own; what they share is the sync to disk.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -16,10 +16,8 @@ use super::reserve::Reserve;
 use super::sweep::{Bounds, Swept, sweep};
 use super::tables::{RECORDS, Tables, store_error};
 use crate::clock::Timestamp;
-#[cfg(feature = "conformance")]
-use crate::key::KeyId;
-use crate::key::PepperId;
-use crate::store::{Effect, Epoch, Outcome, StoreError};
+use crate::key::{KeyId, PepperId};
+use crate::store::{Effect, Epoch, Observer, Outcome, StoreError};
 
 /// Most jobs that wait for the writer.
 pub(super) const QUEUE: usize = 1_024;
@@ -34,6 +32,8 @@ pub(super) struct Shared {
     pub(super) records: RwLock<Option<Records>>,
     /// The file.
     pub(super) file: RwLock<Open>,
+    /// Is told what changes.
+    pub(super) observer: OnceLock<Arc<dyn Observer>>,
 }
 
 /// The open file.
@@ -48,7 +48,7 @@ impl Shared {
     /// Of a file that was just opened.
     pub(super) fn new(database: Database) -> Self {
         let file = RwLock::new(Open { database: Some(database), generation: 1 });
-        let shared = Self { records: RwLock::new(None), file };
+        let shared = Self { records: RwLock::new(None), file, observer: OnceLock::new() };
         shared.show(shared.file.read().unwrap_or_else(PoisonError::into_inner).database.as_ref());
         shared
     }
@@ -82,6 +82,20 @@ pub(super) enum Task {
     Plant(KeyId, Vec<u8>, Reply<()>),
     #[cfg(test)]
     Die,
+}
+
+impl Task {
+    /// The records that it may change.
+    fn changes(&self) -> impl Iterator<Item = KeyId> {
+        let (commit, planted) = match self {
+            Self::Commit(prepared, _) => (Some(prepared.ids()), None),
+            #[cfg(feature = "conformance")]
+            Self::Plant(id, ..) => (None, Some(*id)),
+            // What a sweep removes is past its time, which whoever keeps it knows.
+            _ => (None, None),
+        };
+        commit.into_iter().flatten().chain(planted)
+    }
 }
 
 /// The writer's thread and what it needs.
@@ -158,6 +172,10 @@ impl Writer {
                 // here fail as well, it says so.
                 let error = store_error(&error);
                 let _ = self.mend(Some(generation));
+                // Some of it may be there now.
+                if let Some(observer) = self.shared.observer.get() {
+                    observer.unknown();
+                }
                 fail(batch, &error)
             }
         }
@@ -178,8 +196,12 @@ impl Writer {
         }
         if answers.iter().any(Answer::wrote) {
             transaction.commit()?;
-            // Before anyone is told: who was answered reads what was written.
+            // Before anyone is told: who was answered reads what was written, and so does who reads
+            // because of what the observer was told.
             self.shared.show(Some(database));
+            if let Some(observer) = self.shared.observer.get() {
+                batch.iter().flat_map(|job| job.task.changes()).for_each(|id| observer.changed(id));
+            }
         } else {
             transaction.abort()?;
         }

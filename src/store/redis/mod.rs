@@ -51,12 +51,12 @@ use self::failure::Failure;
 use self::keys::ShardKeys;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
-    AuditPage, AuditQuery, Commit, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome, ScanCursor,
-    ScanPage, Store, StoreError, shard_of,
+    AuditPage, AuditQuery, Commit, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
+    ScanCursor, ScanPage, Store, StoreError, shard_of,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
-use crate::key::{KeyId, KeyRecord, PepperId};
+use crate::key::{KeyId, PepperId};
 use crate::random::{self, Entropy};
 
 /// How much longer than its time Redis keeps what goes by itself.
@@ -178,7 +178,7 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {
         let shard = shard_of(id.bucket(), self.shards());
         let keys = ShardKeys::new(shard);
         let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![self.expected(shard)?]);
@@ -298,12 +298,14 @@ fn command(name: &str, args: &[&[u8]]) -> Cmd {
 }
 
 /// The record in `bytes`, unless it is past its time.
-fn decode(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Box<KeyRecord>>, StoreError> {
+fn decode(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Found>, StoreError> {
     let failed = |error| unreadable(format!("the record of key {id}"), error);
-    if Header::read(bytes).map_err(failed)?.is_gone(now) {
+    let header = Header::read(bytes).map_err(failed)?;
+    if header.is_gone(now) {
         return Ok(None);
     }
-    codec::decode_record(id, bytes).map(Some).map_err(failed)
+    let record = codec::decode_record(id, bytes).map_err(failed)?;
+    Ok(Some(Found { record, gone_at: header.gone_at }))
 }
 
 fn pepper_check(id: &PepperId, bytes: &[u8]) -> Result<[u8; 32], StoreError> {

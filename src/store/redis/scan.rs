@@ -76,7 +76,7 @@ impl RedisStore {
             }
             Ok::<_, StoreError>(records)
         });
-        Ok(try_join_all(pages).await?.into_iter().flatten().map(|record| *record).collect())
+        Ok(try_join_all(pages).await?.into_iter().flatten().map(|found| *found.record).collect())
     }
 }
 

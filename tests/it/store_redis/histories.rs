@@ -21,7 +21,7 @@ async fn flushall_is_an_empty_store_in_a_new_history() {
 
     let after = create(&store, &record).await;
     assert_eq!((after.epoch, after.position), (page.epoch, 1));
-    assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     // Nor may somebody begin with another number of shards.
     assert!(matches!(connect(config(&server, 2)).await, Err(StoreError::Refused(_))));
 }
@@ -166,9 +166,9 @@ async fn a_commit_computed_in_a_lost_history_writes_nothing() {
     other.check().await.unwrap();
     create(&other, &record).await;
 
-    let renamed = sample::renamed(&read, "computed from what was lost");
+    let renamed = sample::renamed(&read.record, "computed from what was lost");
     unavailable(store.commit(&sample::update(&renamed), now()).await);
-    assert_eq!(other.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(other.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     store.check().await.unwrap();
     done(&store, &sample::update(&renamed)).await;
 }
@@ -188,7 +188,7 @@ async fn a_restart_loses_nothing_and_is_a_new_history() {
 
     until("it passes the check again", async || store.check().await.is_ok()).await;
     for record in &records {
-        assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(record));
+        assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(record));
     }
     let page = store.log(0, Some(last), 10).await.unwrap();
     assert!(page.gap && page.epoch != last.epoch);
@@ -239,7 +239,7 @@ async fn a_promoted_replica_is_a_new_history_with_the_old_records() {
     replica.run(&["REPLICAOF", "NO", "ONE"]);
 
     let promoted = connect(config(&replica, 1)).await.unwrap();
-    assert_eq!(promoted.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(promoted.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     let page = promoted.log(0, Some(before), 10).await.unwrap();
     assert!(page.gap && page.epoch != before.epoch && page.tail == before.position);
     done(&promoted, &sample::update(&sample::renamed(&record, "on"))).await;
@@ -251,11 +251,11 @@ async fn two_processes_see_each_others_commits() {
     let other = connect(config(&server, 1)).await.unwrap();
     let record = ada().record(1, now());
     create(&store, &record).await;
-    assert_eq!(other.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(other.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     let (mine, theirs) = (sample::renamed(&record, "mine"), sample::renamed(&record, "theirs"));
     done(&other, &sample::update(&theirs)).await;
     assert_eq!(store.commit(&sample::update(&mine), now()).await.unwrap(), Outcome::Conflict);
-    assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(&theirs));
+    assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&theirs));
 }
 
 /// Serving is a runtime per core: each has its own connections, and those of a runtime that ended
@@ -274,7 +274,7 @@ fn many_runtimes_share_one_store_and_lose_no_update() {
                     let mut written = 0;
                     for _ in 0..10_000 {
                         let read = store.get(id, now()).await.unwrap().unwrap();
-                        let changed = sample::renamed(&read, "again");
+                        let changed = sample::renamed(&read.record, "again");
                         match store.commit(&sample::update(&changed), now()).await.unwrap() {
                             Outcome::Done(_) => written += 1,
                             Outcome::Conflict => {}
@@ -293,7 +293,7 @@ fn many_runtimes_share_one_store_and_lose_no_update() {
         thread.join().unwrap();
     }
     let last = runtime().block_on(store.get(record.id, now())).unwrap().unwrap();
-    assert_eq!(last.version, 1 + 8 * 25);
+    assert_eq!(last.record.version, 1 + 8 * 25);
     let page = runtime().block_on(store.log(0, None, 1000)).unwrap();
     assert_eq!((page.entries.len(), page.gap), (201, false));
     // Runtimes that ended took their connections with them.

@@ -125,7 +125,7 @@ async fn redis_collects_what_is_past_its_time_and_nothing_before() {
     done(&store, &revoke(&ada().record(4, now()))).await;
     assert!(close(pttl("kc:{s00}:l:*"), hours(21)));
     let endless = store.get(ada().id(4), now()).await.unwrap().unwrap();
-    let again = sample::revoked(&endless, now());
+    let again = sample::revoked(&endless.record, now());
     let write = Write { gone_at: Some(now().after(SECOND)), ..sample::change(&again) };
     done(&store, &sample::commit(vec![write])).await;
     assert!(close(pttl(&record_key(ada().id(4), 1)), hours(1) + 1000));

@@ -15,7 +15,7 @@ async fn a_full_server_refuses_what_adds_and_takes_what_takes_away() {
         let revoked = if round == 0 { revoke(&first) } else { revoke(&second) };
         done(&store, &revoked).await;
         let written = revoked.writes[0].record.clone();
-        assert_eq!(store.get(written.id, now()).await.unwrap().as_deref(), Some(&written));
+        assert_eq!(store.get(written.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&written));
         assert_eq!(store.list(&ada().list(10), now()).await.unwrap().records.len(), 2);
         assert_eq!(store.list(&ada().list_realm(10), now()).await.unwrap().records.len(), 2);
         assert!(store.health(now()).await.unwrap().fullness.unwrap() > 1.0);
@@ -42,7 +42,7 @@ async fn scripts_may_be_forgotten_at_any_time() {
     while written < 50 || !flusher.is_finished() {
         let record = ada().record(written, now());
         create(&store, &record).await;
-        assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+        assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
         assert!(!store.list(&ada().list(10), now()).await.unwrap().records.is_empty());
         written += 1;
     }
@@ -92,7 +92,7 @@ async fn a_frozen_server_is_noticed_and_left_behind() {
     assert!(answers.iter().all(Result::is_err));
     server.thaw();
     until("every verb answers", async || verbs_that_answer(&store).await.len() == VERBS).await;
-    assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
 }
 
 /// Passes connections on to `server` until it is silenced: those that are open then stay open, and
@@ -146,7 +146,7 @@ async fn killed_connections_are_replaced() {
     for n in 0..20 {
         let record = ada().record(n, now());
         create(&store, &record).await;
-        assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+        assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
         server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         let others = async || server.command::<String>(&["CLIENT", "LIST"]).lines().count() - 1;
         until("they are closed", async || others().await == 0).await;

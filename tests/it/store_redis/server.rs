@@ -70,7 +70,7 @@ async fn a_unix_socket_and_a_database_of_its_own_will_do() {
     let store = connect(RedisConfig::new(RedisUrl::parse(&url).unwrap())).await.unwrap();
     let record = ada().record(1, now());
     create(&store, &record).await;
-    assert_eq!(store.get(record.id, now()).await.unwrap().as_deref(), Some(&record));
+    assert_eq!(store.get(record.id, now()).await.unwrap().as_ref().map(|found| &*found.record), Some(&record));
     assert_eq!(store.identity().location, url);
     assert!(server.command::<String>(&["INFO", "keyspace"]).contains("db3:"));
     assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, SystemClock};
+use keyclasp::fence::Fence;
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::{Argon2Profile, PepperId, SecretBytes};
 use keyclasp::random::OsEntropy;
@@ -36,6 +37,7 @@ impl Api {
         let id = PepperId::parse("p1").unwrap();
         let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
         Service::new(Parts {
+            records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20)),
             store,
             hasher: Arc::new(Hasher::new(keyring, Argon2Profile::LIGHT, &OsEntropy).unwrap()),
             clock,

@@ -26,6 +26,7 @@
 //! key lives in one), and the negative answers that rule 9 lets be cached (the model caches valid keys
 //! only: a cached refusal cannot accept).
 
+pub mod memory;
 pub mod model;
 pub mod redis;
 pub mod replica;

@@ -97,6 +97,13 @@ impl Home {
         Ok(Self { dir, address: free_address()?, ops: free_address()?, program: programs.keyclasp.clone() })
     }
 
+    /// With more configuration: whole sections.
+    pub(crate) fn with(self, sections: &str) -> anyhow::Result<Self> {
+        let config = self.dir.join("keyclasp.toml");
+        std::fs::write(&config, std::fs::read_to_string(&config)? + sections)?;
+        Ok(self)
+    }
+
     /// Its directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

@@ -4,14 +4,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message as _;
-
 use super::proto::v1;
 use crate::clock::Timestamp;
 use crate::key::{
     Action, Cidrs, Description, Draft, Event, Invalid, KeyId, KeyRecord, Lifetime, MAX_GRACE, Metadata, Name, Owner,
-    OwnerKind, OwnerRef, Patch, Principals, Realm, Reason, RequestId, Scope, Scopes, Status, SuspensionReason,
+    OwnerKind, OwnerRef, Patch, Principals, Realm, Reason, RequestId, Scope, Scopes, Status, Suspension,
+    SuspensionReason,
 };
 use crate::service::audit::{EventListing, Located};
 use crate::service::lifecycle::{Listing, Rotation, Seen};
@@ -400,12 +398,7 @@ pub(super) fn key(seen: Seen) -> v1::Key {
 
 /// A record as callers see it at `now`.
 pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
-    let status = match record.status(now) {
-        Status::Active => v1::KeyStatus::Active,
-        Status::Suspended => v1::KeyStatus::Suspended,
-        Status::Revoked => v1::KeyStatus::Revoked,
-        Status::Expired => v1::KeyStatus::Expired,
-    };
+    let status = status(record.status(now));
     let (revoked_at, revoked_by, revoke_reason) = match record.revocation {
         Some(revocation) => (Some(time(revocation.at)), revocation.by.into_string(), revocation.reason.into_string()),
         None => (None, String::new(), String::new()),
@@ -418,18 +411,8 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
         description: record.description.into_string(),
         prefix: record.prefix.as_str().to_owned(),
         scopes: record.scopes.into_vec().into_iter().map(Scope::into_string).collect(),
-        status: status.into(),
-        suspensions: record
-            .suspensions
-            .into_iter()
-            .map(|(reason, suspension)| v1::Suspension {
-                reason: suspension_reason(reason).into(),
-                by: suspension.by.into_string(),
-                at: Some(time(suspension.at)),
-                until: suspension.until.map(time),
-                note: suspension.note.into_string(),
-            })
-            .collect(),
+        status,
+        suspensions: record.suspensions.iter().map(|(reason, one)| suspension(*reason, one)).collect(),
         created_at: Some(time(record.created_at)),
         created_by: record.created_by.into_string(),
         not_before: record.not_before.map(time),
@@ -444,11 +427,6 @@ pub(super) fn record(record: KeyRecord, now: Timestamp) -> v1::Key {
         metadata: record.metadata.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         version: record.version,
     }
-}
-
-/// A record as callers see it at `now`, as the wire writes it.
-pub(super) fn written(record: &KeyRecord, now: Timestamp) -> Bytes {
-    self::record(record.clone(), now).encode_to_vec().into()
 }
 
 /// An event as callers see it.
@@ -506,13 +484,40 @@ pub(super) fn span(span: Duration) -> prost_types::Duration {
 }
 
 fn owner(reference: OwnerRef, display_name: String) -> v1::Owner {
-    let kind = match reference.kind() {
+    v1::Owner { kind: owner_kind(reference.kind()), id: reference.into_id(), display_name }
+}
+
+/// The number of a kind of owners.
+pub(super) fn owner_kind(kind: OwnerKind) -> i32 {
+    match kind {
         OwnerKind::User => v1::OwnerKind::User,
         OwnerKind::ServiceAccount => v1::OwnerKind::ServiceAccount,
         OwnerKind::Client => v1::OwnerKind::Client,
         OwnerKind::External => v1::OwnerKind::External,
-    };
-    v1::Owner { kind: kind.into(), id: reference.into_id(), display_name }
+    }
+    .into()
+}
+
+/// The number of a status.
+pub(super) fn status(status: Status) -> i32 {
+    match status {
+        Status::Active => v1::KeyStatus::Active,
+        Status::Suspended => v1::KeyStatus::Suspended,
+        Status::Revoked => v1::KeyStatus::Revoked,
+        Status::Expired => v1::KeyStatus::Expired,
+    }
+    .into()
+}
+
+/// A suspension as callers see it.
+pub(super) fn suspension(reason: SuspensionReason, suspension: &Suspension) -> v1::Suspension {
+    v1::Suspension {
+        reason: suspension_reason(reason).into(),
+        by: suspension.by.to_string(),
+        at: Some(time(suspension.at)),
+        until: suspension.until.map(time),
+        note: suspension.note.to_string(),
+    }
 }
 
 const fn suspension_reason(reason: SuspensionReason) -> v1::SuspensionReason {

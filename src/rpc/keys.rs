@@ -8,6 +8,7 @@ use super::error::status;
 use super::gateway::KeyCheck;
 use super::proto::v1;
 use super::proto::v1::key_service_server::KeyService;
+use super::written;
 use crate::key::ApiKey;
 use crate::service::Service;
 use crate::service::access::Call;
@@ -153,7 +154,7 @@ impl KeyCheck for Keys {
         let now = checked.now;
         Ok(v1::ValidateKeyResponse {
             outcome: outcome(checked.outcome).into(),
-            key: checked.record.map(|held| held.written(now, convert::written)),
+            key: checked.record.map(|held| held.written(now, written::key)),
             missing_scopes: checked.missing_scopes.iter().map(ToString::to_string).collect(),
             message: checked.outcome.message().to_owned(),
         })

@@ -43,22 +43,19 @@ impl Validate {
         if out.is_quiet() {
             out.line(answer.outcome().as_str_name().trim_start_matches("OUTCOME_"))?;
         } else {
-            let key = answer
-                .decoded_key()
-                .map_err(|error| Failure::refused(format!("the answer holds something else than a key: {error}")))?;
-            out.answer("ValidateKeyResponse", &answer, || table(&answer, key.as_ref()))?;
+            out.answer("ValidateKeyResponse", &answer, || table(&answer))?;
         }
         Ok(done_if(answer.outcome() == v1::Outcome::Valid))
     }
 }
 
-fn table(answer: &v1::ValidateKeyResponse, key: Option<&v1::Key>) -> Table {
+fn table(answer: &v1::ValidateKeyResponse) -> Table {
     let mut fields = vec![
         ("outcome", shown_enum(answer.outcome().as_str_name(), "OUTCOME_")),
         ("missing scopes", answer.missing_scopes.join(" ")),
         ("message", answer.message.clone()),
     ];
-    if let Some(key) = key {
+    if let Some(key) = &answer.key {
         fields.extend([
             ("key", key.id.clone()),
             ("name", key.name.clone()),

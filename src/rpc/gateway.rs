@@ -33,7 +33,7 @@ use self::call::{Ticket, Work};
 use self::form::{Refused, Speech};
 pub use self::health::Health;
 pub use self::route::Route;
-pub use self::unary::KeyCheck;
+pub use self::unary::{KeyCheck, Written};
 use super::auth::{self, Anonymous, Authenticator, Caller, Shown};
 use super::deadline::Form;
 use super::error::status;

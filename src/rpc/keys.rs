@@ -5,14 +5,14 @@ use tonic::{Request, Response, Status};
 use super::auth;
 use super::convert;
 use super::error::status;
-use super::gateway::KeyCheck;
+use super::gateway::{KeyCheck, Written};
 use super::proto::v1;
 use super::proto::v1::key_service_server::KeyService;
 use super::written;
-use crate::key::ApiKey;
-use crate::service::Service;
+use crate::key::{ApiKey, KeyRecord};
 use crate::service::access::Call;
 use crate::service::validate::{Check, Outcome};
+use crate::service::{Held, Service};
 
 /// The service on the wire.
 #[derive(Debug, Clone)]
@@ -126,7 +126,8 @@ impl KeyService for Keys {
 
     async fn validate_key(&self, request: Request<v1::ValidateKeyRequest>) -> Answer<v1::ValidateKeyResponse> {
         let call = auth::call(&request)?;
-        self.check(&call, request.into_inner()).await.map(Response::new)
+        let written = self.check(&call, request.into_inner()).await?;
+        written.message().map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
     async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
         let origin = auth::origin(&request);
@@ -139,7 +140,11 @@ impl KeyService for Keys {
 }
 
 impl KeyCheck for Keys {
-    async fn check(&self, call: &Call, mut request: v1::ValidateKeyRequest) -> Result<v1::ValidateKeyResponse, Status> {
+    async fn check(
+        &self,
+        call: &Call,
+        mut request: v1::ValidateKeyRequest,
+    ) -> Result<Written<v1::ValidateKeyResponse>, Status> {
         // From here on the text is in a type that cannot be printed.
         let text = ApiKey::new(std::mem::take(&mut request.api_key));
         let asked = convert::asked(request).map_err(status)?;
@@ -151,13 +156,16 @@ impl KeyCheck for Keys {
             source_principal: asked.source_principal.as_deref(),
         };
         let checked = self.service.validator.validate(call, &check).await.map_err(status)?;
-        let now = checked.now;
-        Ok(v1::ValidateKeyResponse {
-            outcome: outcome(checked.outcome).into(),
-            key: checked.record.map(|held| held.written(now, written::key)),
-            missing_scopes: checked.missing_scopes.iter().map(ToString::to_string).collect(),
-            message: checked.outcome.message().to_owned(),
-        })
+        let write = |record: Option<&KeyRecord>| {
+            let record = record.map(|record| (record, checked.now));
+            let (code, message) = (outcome(checked.outcome).into(), checked.outcome.message());
+            written::answer(code, record, &checked.missing_scopes, message)
+        };
+        Ok(Written::from_bytes(match (&checked.record, checked.outcome) {
+            // All that this answer says, the record says.
+            (Some(held), Outcome::Valid) => held.valid_answer(checked.now, |record| write(Some(record))),
+            (record, _) => write(record.as_deref().map(Held::record)),
+        }))
     }
 }
 

@@ -20,4 +20,4 @@ pub mod metrics;
 pub mod ops;
 pub mod proto;
 pub mod serve;
-pub mod written;
+mod written;

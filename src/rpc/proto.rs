@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use prost::Message as _;
-
 /// `keyclasp.v1`: documented in `proto/keyclasp/v1`.
 pub mod v1 {
     #![expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
@@ -12,16 +10,6 @@ pub mod v1 {
 
 /// The descriptors of every service, for reflection and the JSON mapping.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/keyclasp.bin"));
-
-impl v1::ValidateKeyResponse {
-    /// The key. The generated field holds it as it is written (`build.rs` says why).
-    ///
-    /// # Errors
-    /// When the bytes are not a key.
-    pub fn decoded_key(&self) -> Result<Option<v1::Key>, prost::DecodeError> {
-        self.key.clone().map(v1::Key::decode).transpose()
-    }
-}
 
 impl fmt::Debug for v1::ValidateKeyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,25 +1,51 @@
-//! A key as the wire writes it, straight from its record.
+//! The answer to a check as the wire writes it, straight from the record.
 //!
-//! The other methods make a message of a record first ([`message`]). On the check path that would be a
-//! text copied for every field; here each is written once, where it belongs. A property test holds the
-//! two together.
+//! The other methods make a message of a record first. On the check path that would be a copy of every
+//! text; here each is written once, where it belongs. A test holds it to what the message would be.
 
 use bytes::{BufMut, Bytes};
 use prost::encoding::{self, WireType};
 
 use super::convert;
-use super::proto::v1;
 use crate::clock::Timestamp;
-use crate::key::{KeyRecord, Metadata, Owner};
+use crate::key::{KeyRecord, Metadata, Owner, Scope};
 
 /// Bytes of a usual key: some texts, three times.
 const USUAL: usize = 384;
 
-/// The message `keyclasp.v1.Key` that `record` is at `now`, written.
+/// What stands before a message in gRPC: whether it is compressed, and its length, which is filled in at
+/// the end.
+const PREFIX: [u8; 5] = [0; 5];
+
+/// The message `keyclasp.v1.ValidateKeyResponse` with its prefix.
 #[must_use]
-pub fn key(record: &KeyRecord, now: Timestamp) -> Bytes {
-    let mut out = Vec::with_capacity(USUAL);
-    let out = &mut out;
+pub(super) fn answer(
+    outcome: i32,
+    record: Option<(&KeyRecord, Timestamp)>,
+    missing_scopes: &[Scope],
+    message: &str,
+) -> Bytes {
+    let mut out = Vec::with_capacity(USUAL + PREFIX.len() + message.len());
+    out.put_slice(&PREFIX);
+    number(&mut out, 1, outcome);
+    if let Some((record, now)) = record {
+        item(&mut out, 2, key(record, now));
+    }
+    for scope in missing_scopes {
+        item(&mut out, 3, scope.as_str());
+    }
+    text(&mut out, 4, message);
+    let length = u32::try_from(out.len() - PREFIX.len()).unwrap_or(u32::MAX);
+    if let Some([_, prefix @ ..]) = out.first_chunk_mut::<{ PREFIX.len() }>() {
+        *prefix = length.to_be_bytes();
+    }
+    out.into()
+}
+
+/// The message `keyclasp.v1.Key` that `record` is at `now`.
+fn key(record: &KeyRecord, now: Timestamp) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    let out = &mut bytes;
     text(out, 1, record.id.digits());
     text(out, 2, record.realm.as_str());
     owner(out, 3, &record.owner);
@@ -43,7 +69,7 @@ pub fn key(record: &KeyRecord, now: Timestamp) -> Bytes {
         text(out, 16, revocation.reason.as_str());
     }
     for cidr in record.allowed_cidrs.texts() {
-        item(out, 17, &cidr);
+        item(out, 17, cidr);
     }
     for principal in record.allowed_principals.as_slice() {
         item(out, 18, principal);
@@ -55,13 +81,7 @@ pub fn key(record: &KeyRecord, now: Timestamp) -> Bytes {
     }
     metadata(out, 21, &record.metadata);
     encoding::uint64::encode(22, &record.version, out);
-    std::mem::take(out).into()
-}
-
-/// The same, as a message.
-#[must_use]
-pub fn message(record: KeyRecord, now: Timestamp) -> v1::Key {
-    convert::record(record, now)
+    bytes
 }
 
 /// A text; an empty one is not written.
@@ -119,5 +139,94 @@ fn text_len(tag: u32, text: &str) -> usize {
         0
     } else {
         encoding::key_len(tag) + encoding::encoded_len_varint(text.len() as u64) + text.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::key::{
+        Actor, Cidrs, Description, KeyId, Name, Owner, OwnerKind, OwnerRef, Principals, Reason, Revocation, Scopes,
+        Suspension, SuspensionReason,
+    };
+    use crate::rpc::proto::v1;
+    use crate::store::conformance::sample::holder;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+
+    type Change = fn(&mut KeyRecord);
+
+    /// What a record can hold, each alone; the last ones hold all of it.
+    const CHANGES: [Change; 14] = [
+        |_| (),
+        |record| record.name = Name::parse("").unwrap(),
+        |record| record.description = Description::parse("naïve 漢字 😀\nsecond line").unwrap(),
+        |record| record.scopes = Scopes::parse(&[] as &[&str]).unwrap(),
+        |record| record.scopes = Scopes::parse(&["a", "b:read", "*"]).unwrap(),
+        |record| record.not_before = Some(Timestamp::MAX),
+        |record| record.expires_at = Some(NOW),
+        |record| {
+            let (by, reason) = (Actor::parse("oidc:ops").unwrap(), Reason::parse("leaked").unwrap());
+            record.revocation = Some(Revocation { at: NOW, by, reason });
+        },
+        |record| {
+            for (reason, until) in
+                [(SuspensionReason::Manual, None), (SuspensionReason::OwnerLocked, Some(Timestamp::MAX))]
+            {
+                let (by, note) = (Actor::parse("me").unwrap(), Reason::parse("").unwrap());
+                record.suspensions.insert(reason, Suspension { by, at: NOW, until, note });
+            }
+        },
+        |record| record.allowed_cidrs = Cidrs::parse(&["192.0.2.0/24", "2001:db8::/32"]).unwrap(),
+        |record| record.allowed_principals = Principals::parse(&["spiffe://acme/a", "b"]).unwrap(),
+        |record| {
+            record.rotated_from = Some(KeyId::from_bytes([0; 16]));
+            record.rotated_to = Some(KeyId::from_bytes([255; 16]));
+        },
+        |record| record.metadata = Metadata::parse([("a", ""), ("b", "c"), ("long", &*"x".repeat(200))]).unwrap(),
+        |record| {
+            let reference = OwnerRef::parse(OwnerKind::ServiceAccount, &"o".repeat(150)).unwrap();
+            record.owner = Owner { reference, display_name: Name::parse("The Owner").unwrap() };
+            record.version = u64::MAX;
+        },
+    ];
+
+    fn check(record: &KeyRecord, missing: &[&str], message: &str) {
+        let missing = Scopes::parse(missing).unwrap();
+        let written = answer(9, Some((record, NOW)), missing.as_slice(), message);
+        let expected = v1::ValidateKeyResponse {
+            outcome: 9,
+            key: Some(convert::record(record.clone(), NOW)),
+            missing_scopes: missing.as_slice().iter().map(ToString::to_string).collect(),
+            message: message.to_owned(),
+        };
+        let (prefix, body) = written.split_at(PREFIX.len());
+        assert_eq!(prefix[0], 0);
+        assert_eq!(u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize, body.len());
+        assert_eq!(v1::ValidateKeyResponse::decode(body).unwrap(), expected);
+        assert_eq!(body, expected.encode_to_vec());
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_message_would_be() {
+        let mut all = holder("acme", "ada").record(1, NOW);
+        for change in CHANGES {
+            let mut record = holder("acme", "ada").record(1, NOW);
+            change(&mut record);
+            check(&record, &[], "a message");
+            change(&mut all);
+            check(&all, &["x:read", "y"], "");
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_a_key_is_written_too() {
+        let written = answer(3, None, &[], "there is no such key");
+        let message = v1::ValidateKeyResponse::decode(&written[PREFIX.len()..]).unwrap();
+        assert_eq!((message.outcome, message.key, message.message.as_str()), (3, None, "there is no such key"));
+        let nothing = answer(0, None, &[], "");
+        assert_eq!(nothing.as_ref(), PREFIX);
     }
 }

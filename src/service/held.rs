@@ -19,8 +19,8 @@ pub struct Held {
     gone_at: Option<Timestamp>,
     /// The digest of the text that was verified as its key.
     verified: OnceCell<TextDigest>,
-    /// The record as the wire writes it, and the status in which it is that.
-    written: OnceLock<(Status, Bytes)>,
+    /// The answer to a check that it passes, as the wire writes it, and the status that it tells.
+    answer: OnceLock<(Status, Bytes)>,
 }
 
 impl Held {
@@ -30,18 +30,17 @@ impl Held {
         &self.record
     }
 
-    /// The record as `write` writes it at `now`: what it wrote is kept for as long as nothing but
-    /// time has passed.
-    pub fn written(&self, now: Timestamp, write: impl FnOnce(&KeyRecord, Timestamp) -> Bytes) -> Bytes {
+    /// The answer to a check that this key passes at `now`, as `write` writes it: it says what the record
+    /// says, so it is written once, and again when time alone has changed the key's status.
+    pub fn valid_answer(&self, now: Timestamp, write: impl FnOnce(&KeyRecord) -> Bytes) -> Bytes {
         let status = self.record.status(now);
-        match self.written.get() {
-            Some((then, written)) if *then == status => written.clone(),
-            // Its status has changed since, by the clock alone.
-            Some(_) => write(&self.record, now),
+        match self.answer.get() {
+            Some((then, answer)) if *then == status => answer.clone(),
+            Some(_) => write(&self.record),
             None => {
-                let written = write(&self.record, now);
-                let _ = self.written.set((status, written.clone()));
-                written
+                let answer = write(&self.record);
+                let _ = self.answer.set((status, answer.clone()));
+                answer
             }
         }
     }
@@ -59,7 +58,7 @@ impl Held {
 impl Hold for Held {
     fn of(found: Found) -> Self {
         let Found { record, gone_at } = found;
-        Self { record, gone_at, verified: OnceCell::new(), written: OnceLock::new() }
+        Self { record, gone_at, verified: OnceCell::new(), answer: OnceLock::new() }
     }
 
     fn is_gone(&self, now: Timestamp) -> bool {

@@ -7,10 +7,7 @@ use keyclasp::key::{
     OwnerRef, PepperId, Prefix, Principals, Realm, Reason, Revocation, Scopes, SecretHash, Suspension,
     SuspensionReason,
 };
-use keyclasp::rpc::proto::v1;
-use keyclasp::rpc::written;
 use proptest::prelude::*;
-use prost::Message as _;
 
 fn text(min: usize, max: usize) -> impl Strategy<Value = String> {
     proptest::collection::vec(prop_oneof![8 => "[ -~]", 1 => "é", 1 => "漢", 1 => "😀"], min..=max)
@@ -93,13 +90,6 @@ fn record() -> impl Strategy<Value = KeyRecord> {
 }
 
 proptest! {
-    #[test]
-    fn a_key_is_written_as_its_message_is(record in record(), now in time()) {
-        let written = written::key(&record, now);
-        prop_assert_eq!(v1::Key::decode(written.clone()), Ok(written::message(record.clone(), now)));
-        prop_assert_eq!(written, written::message(record, now).encode_to_vec());
-    }
-
     #[test]
     fn a_record_is_read_back(record in record(), gone_at in proptest::option::of(time())) {
         let bytes = encode_record(&record, gone_at);

@@ -6,7 +6,9 @@
 //! lies, and the answer is written once, into a buffer of its size. Neither compresses.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +17,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
-use prost::Message;
+use prost::{DecodeError, Message};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
@@ -34,14 +36,54 @@ const OK: HeaderValue = HeaderValue::from_static("0");
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// ValidateKey without what a generated server wraps around it: no metadata in either direction.
+/// ValidateKey without what a generated server wraps around it: no metadata in either direction, and an
+/// answer that may have been written before.
 pub trait KeyCheck: Send + Sync + 'static {
     /// Answers a request of `call`.
     fn check(
         &self,
         call: &Call,
         request: v1::ValidateKeyRequest,
-    ) -> impl Future<Output = Result<v1::ValidateKeyResponse, Status>> + Send;
+    ) -> impl Future<Output = Result<Written<v1::ValidateKeyResponse>, Status>> + Send;
+}
+
+/// A message as it goes over the wire, with its prefix. Clones share the bytes.
+pub struct Written<A> {
+    framed: Bytes,
+    message: PhantomData<fn() -> A>,
+}
+
+impl<A: Message + Default> Written<A> {
+    /// Writes a message.
+    #[must_use]
+    pub fn new(message: &A) -> Self {
+        let length = message.encoded_len();
+        let mut framed = BytesMut::with_capacity(PREFIX + length);
+        framed.put_u8(0);
+        // The messages of these methods are some hundred bytes.
+        framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        message.encode_raw(&mut framed);
+        Self { framed: framed.freeze(), message: PhantomData }
+    }
+
+    /// One that was written before, prefix and all.
+    pub(in crate::rpc) const fn from_bytes(framed: Bytes) -> Self {
+        Self { framed, message: PhantomData }
+    }
+
+    /// The message.
+    ///
+    /// # Errors
+    /// When the bytes are not one.
+    pub fn message(&self) -> Result<A, DecodeError> {
+        A::decode(self.framed.get(PREFIX..).unwrap_or_default())
+    }
+}
+
+impl<A> fmt::Debug for Written<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("len", &self.framed.len()).finish()
+    }
 }
 
 /// One unary method of `service` as a route: `handle` is called with each request message, which
@@ -50,9 +92,9 @@ pub(super) fn route<S, H, F, Q, A>(service: Arc<S>, handle: H, limit: usize) -> 
 where
     S: Send + Sync + 'static,
     H: Fn(Arc<S>, Caller, Q) -> F + Copy + Send + Sync + 'static,
-    F: Future<Output = Result<A, Status>> + Send + 'static,
+    F: Future<Output = Result<Written<A>, Status>> + Send + 'static,
     Q: Message + Default + 'static,
-    A: Message + 'static,
+    A: 'static,
 {
     Arc::new(Unary { call: move |caller, request| exchange(Arc::clone(&service), handle, caller, request, limit) })
 }
@@ -81,15 +123,14 @@ async fn exchange<S, H, F, Q, A>(
 ) -> Result<Response<Body>, Status>
 where
     H: Fn(Arc<S>, Caller, Q) -> F,
-    F: Future<Output = Result<A, Status>>,
+    F: Future<Output = Result<Written<A>, Status>>,
     Q: Message + Default,
-    A: Message,
 {
     uncompressed(request.headers())?;
     let bytes = read(request.into_body(), limit).await?;
     let message = Q::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
     let answer = handle(service, caller, message).await?;
-    let mut response = Response::new(Body::new(Answer::of(&answer)));
+    let mut response = Response::new(Body::new(Answer { message: Some(answer.framed), ended: false }));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     Ok(response)
 }
@@ -188,18 +229,6 @@ fn length(bytes: &[u8]) -> Option<usize> {
 struct Answer {
     message: Option<Bytes>,
     ended: bool,
-}
-
-impl Answer {
-    fn of(message: &impl Message) -> Self {
-        let length = message.encoded_len();
-        let mut framed = BytesMut::with_capacity(PREFIX + length);
-        framed.put_u8(0);
-        // The answers of these methods are some hundred bytes.
-        framed.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        message.encode_raw(&mut framed);
-        Self { message: Some(framed.freeze()), ended: false }
-    }
 }
 
 impl http_body::Body for Answer {
@@ -309,7 +338,7 @@ mod tests {
     }
 
     fn echo() -> Arc<dyn Route> {
-        route(Arc::new(()), |_, _, request: Fence| async move { Ok(request) }, LIMIT)
+        route(Arc::new(()), |_, _, request: Fence| async move { Ok(Written::new(&request)) }, LIMIT)
     }
 
     #[tokio::test]

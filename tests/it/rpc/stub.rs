@@ -10,7 +10,7 @@ use keyclasp::clock::SystemClock;
 use keyclasp::key::{Actor, Caps};
 use keyclasp::rpc::auth::{self, Authenticator, Binding, Credential, TokenDigest};
 use keyclasp::rpc::error::status;
-use keyclasp::rpc::gateway::{Gateway, KeyCheck, Rpc};
+use keyclasp::rpc::gateway::{Gateway, KeyCheck, Rpc, Written};
 use keyclasp::rpc::limits::ServerLimits;
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
@@ -71,7 +71,11 @@ fn none<T>() -> Answer<T> {
 }
 
 impl KeyCheck for Stub {
-    async fn check(&self, call: &Call, request: v1::ValidateKeyRequest) -> Result<v1::ValidateKeyResponse, Status> {
+    async fn check(
+        &self,
+        call: &Call,
+        request: v1::ValidateKeyRequest,
+    ) -> Result<Written<v1::ValidateKeyResponse>, Status> {
         match request.api_key.as_str() {
             WAIT => {
                 self.most.fetch_max(self.waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -84,11 +88,11 @@ impl KeyCheck for Stub {
             _ => {}
         }
         let message = format!("{} from {} at worker {}", call.principal.name, call.origin, self.worker);
-        Ok(v1::ValidateKeyResponse {
+        Ok(Written::new(&v1::ValidateKeyResponse {
             outcome: v1::Outcome::Valid.into(),
             message,
             ..v1::ValidateKeyResponse::default()
-        })
+        }))
     }
 }
 
@@ -120,7 +124,7 @@ impl KeyService for Stub {
 
     async fn validate_key(&self, request: Request<v1::ValidateKeyRequest>) -> Answer<v1::ValidateKeyResponse> {
         let call = auth::call(&request)?;
-        self.check(&call, request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.check(&call, request.into_inner()).await?.message().unwrap()))
     }
     async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
         assert_eq!(auth::call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);

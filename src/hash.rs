@@ -221,6 +221,26 @@ impl fmt::Debug for TextDigest {
     }
 }
 
+/// That a text was verified before, and against which hash.
+#[derive(Clone, Copy)]
+pub struct Verified {
+    stored: [u8; 32],
+}
+
+impl Verified {
+    /// Whether it was verified against `stored`.
+    #[must_use]
+    pub fn against(&self, stored: &SecretHash) -> bool {
+        bool::from(self.stored.ct_eq(&stored.digest))
+    }
+}
+
+impl fmt::Debug for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verified")
+    }
+}
+
 /// A text that was verified.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -292,17 +312,11 @@ impl Hasher {
         TextDigest(self.seen_key.clone().chain_update(text.expose().as_bytes()).finalize().into())
     }
 
-    /// Whether the text with this digest was verified as the key `id` before: then it is well-formed
-    /// and genuine. That it is not says nothing about it.
+    /// What is remembered of the text with this digest, if it was verified as the key `id` before: then
+    /// it is well-formed and genuine. None says nothing about it.
     #[must_use]
-    pub fn remembers(&self, id: KeyId, text: &TextDigest) -> bool {
-        self.seen.get(&id).is_some_and(|seen| seen.text.is(text))
-    }
-
-    /// Whether the text with this digest was verified against `stored`, the hash of the key `id`.
-    #[must_use]
-    pub fn remembers_secret(&self, id: KeyId, text: &TextDigest, stored: &SecretHash) -> bool {
-        self.seen.get(&id).is_some_and(|seen| seen.text.is(text) & bool::from(seen.stored.ct_eq(&stored.digest)))
+    pub fn recall(&self, id: KeyId, text: &TextDigest) -> Option<Verified> {
+        self.seen.get(&id).filter(|seen| seen.text.is(text)).map(|seen| Verified { stored: seen.stored })
     }
 
     /// Whether `text`, which reads as `key`, is the secret that `stored` is the hash of; runs

@@ -227,18 +227,18 @@ impl Core {
             return Ok(Ok(held));
         }
         // A text that was verified before is well-formed and genuine.
-        let id = match id.filter(|id| self.hasher.remembers(*id, &digest)) {
-            Some(id) => id,
+        let (id, verified) = match id.and_then(|id| Some((id, self.hasher.recall(id, &digest)?))) {
+            Some((id, verified)) => (id, Some(verified)),
             None => {
                 let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
                 if !self.hasher.keyring().is_genuine(&parsed) {
                     return Ok(Err(NoKey::Unknown));
                 }
-                parsed.id
+                (parsed.id, None)
             }
         };
         let Some(held) = self.records.find(id, now).await? else { return Ok(Err(NoKey::Unknown)) };
-        if self.hasher.remembers_secret(id, &digest, &held.record().secret) {
+        if verified.is_some_and(|verified| verified.against(&held.record().secret)) {
             let _ = held.verified().set(digest);
             return Ok(Ok(held));
         }

@@ -191,7 +191,7 @@ pub enum Verdict {
 }
 
 /// Makes and verifies secrets. Remembers which texts it has verified, by keyed digest under a key
-/// of this process, so that Argon2 runs once per record version.
+/// of this process, so that Argon2 runs once per stored hash.
 pub struct Hasher {
     keyring: Keyring,
     profile: Argon2Profile,

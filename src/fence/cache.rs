@@ -40,6 +40,11 @@ impl<K: Copy + Eq + Hash + Send + Sync + 'static> Key for K {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(u64);
 
+impl Generation {
+    /// Of a shard that there is not: nothing is kept in it.
+    const NEVER: Self = Self(u64::MAX);
+}
+
 /// What a cache holds, for whoever watches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
@@ -84,8 +89,8 @@ where
     /// The present generation of a shard.
     #[must_use]
     pub fn generation(&self, shard: u16) -> Generation {
-        // A shard that there is not has one in which nothing is ever kept.
-        Generation(self.generations.get(usize::from(shard)).map_or(u64::MAX, |count| count.load(Ordering::Acquire)))
+        let count = self.generations.get(usize::from(shard));
+        count.map_or(Generation::NEVER, |count| Generation(count.load(Ordering::Acquire)))
     }
 
     /// Begins a new generation of a shard. What is kept of it is found no more, and no running load of
@@ -100,7 +105,7 @@ where
     #[must_use]
     pub fn hit(&self, shard: u16, generation: Generation, key: &K) -> Option<Arc<V>> {
         let kept = self.values.get(key)?;
-        (kept.generation == generation && self.generation(shard) == generation).then_some(kept.value)
+        (kept.generation == generation && self.is_present(shard, generation)).then_some(kept.value)
     }
 
     /// A load of the value of `key` in `generation`: one's own, or one that runs already.
@@ -125,6 +130,11 @@ where
         self.values.remove(key);
     }
 
+    /// Whether values of `generation` may be answered and kept.
+    fn is_present(&self, shard: u16, generation: Generation) -> bool {
+        generation != Generation::NEVER && self.generation(shard) == generation
+    }
+
     /// How much is kept.
     #[must_use]
     pub fn size(&self) -> Size {
@@ -142,7 +152,7 @@ where
         if flights.get(&key).is_some_and(|current| Arc::ptr_eq(current, flight)) {
             flights.remove(&key);
             if let Some(value) = landed
-                && self.generation(shard) == flight.generation
+                && self.is_present(shard, flight.generation)
             {
                 self.values.insert(key, Kept { generation: flight.generation, value });
             }

@@ -47,7 +47,8 @@ impl ApiKey {
     #[must_use]
     pub fn id(&self) -> Option<KeyId> {
         let text = self.0.as_bytes();
-        let start = text.len().checked_sub(TAIL_LEN)? + 1;
+        let prefix_len = text.len().checked_sub(TAIL_LEN).filter(|len| *len <= MAX_PREFIX)?;
+        let start = prefix_len + 1;
         base62::decode(text.get(start..start + ID_LEN)?).ok().map(KeyId::from_bytes)
     }
 

@@ -226,8 +226,8 @@ impl Authenticator {
 }
 
 /// The first good credential of a connection, and whose it is: one that comes again with the next
-/// call is compared, which takes less than its digest. The text is nowhere it was not before: while a
-/// connection is open, its HPACK table holds the header too.
+/// call is compared, which takes less than its digest. So the token's text lives as long as its
+/// connection, as it does in the connection's HPACK table; it is wiped with it.
 pub(super) struct Shown {
     header: Zeroizing<Vec<u8>>,
     call: Arc<Call>,

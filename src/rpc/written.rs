@@ -39,7 +39,8 @@ pub(super) fn answer(
     if let Some([_, prefix @ ..]) = out.first_chunk_mut::<{ PREFIX.len() }>() {
         *prefix = length.to_be_bytes();
     }
-    out.into()
+    // It may be kept for long.
+    out.into_boxed_slice().into()
 }
 
 /// The message `keyclasp.v1.Key` that `record` is at `now`.

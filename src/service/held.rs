@@ -77,6 +77,8 @@ impl Weigh for Held {
 fn texts(record: &KeyRecord) -> usize {
     /// What a text costs besides its bytes: a pointer and a length, and what the allocator rounds up.
     const EACH: usize = 24;
+    /// What the first entry of a map costs: a node has room for eleven.
+    const MAP: usize = 400;
     let revocation = record.revocation.iter().flat_map(|it| [it.by.as_str(), it.reason.as_str()]);
     let suspensions = record.suspensions.values().flat_map(|it| [it.by.as_str(), it.note.as_str()]);
     let metadata = record.metadata.iter().flat_map(|(name, value)| [name, value]);
@@ -98,4 +100,5 @@ fn texts(record: &KeyRecord) -> usize {
     .map(|text| EACH + text.len())
     .sum::<usize>()
         + EACH * 2 * record.allowed_cidrs.texts().count()
+        + MAP * (usize::from(!record.suspensions.is_empty()) + usize::from(record.metadata.iter().next().is_some()))
 }

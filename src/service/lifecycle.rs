@@ -388,6 +388,8 @@ impl Lifecycle {
             let record = core.fetch(&call.principal, Right::Issue, id, now).await?;
             let policy = core.policies.of(&record.realm);
             let Some(change) = compute(&record, policy, now)? else {
+                // Somebody else's change made it so, and may not have been answered yet.
+                core.records.forget(id);
                 return Ok(Changed { key: Seen { record, now }, fence: None });
             };
             match caps {

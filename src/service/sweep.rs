@@ -67,7 +67,8 @@ impl Sweep {
         }
         let mut swept = Swept::default();
         let mut fences: BTreeMap<u16, LogCursor> = BTreeMap::new();
-        // A revoked key of each shard.
+        // A key of each shard that was found revoked after the last commit there: who revoked it may not
+        // have been answered yet, so its revocation is written again.
         let mut revoked: BTreeMap<u16, KeyRecord> = BTreeMap::new();
         let mut after = None;
         loop {
@@ -78,7 +79,8 @@ impl Sweep {
                 match record.status(now) {
                     Status::Revoked => {
                         swept.already_ended += 1;
-                        revoked.entry(shard).or_insert(record);
+                        core.records.forget(record.id);
+                        revoked.insert(shard, record);
                     }
                     Status::Expired => swept.already_ended += 1,
                     Status::Active | Status::Suspended => by_shard.entry(shard).or_default().push(record),
@@ -88,8 +90,14 @@ impl Sweep {
                 for batch in records.chunks(MAX_WRITES) {
                     if selection.dry_run {
                         swept.revoked += batch.len() as u64;
-                    } else if let Some(cursor) = self.revoke_batch(call, batch, selection, &mut swept).await? {
+                        continue;
+                    }
+                    let (cursor, ended) = self.revoke_batch(call, batch, selection, &mut swept).await?;
+                    if let Some(cursor) = cursor {
                         fences.insert(shard, cursor);
+                        revoked.remove(&shard);
+                    } else if let Some(record) = ended {
+                        revoked.insert(shard, record);
                     }
                 }
             }
@@ -99,7 +107,6 @@ impl Sweep {
             }
         }
         if !selection.dry_run {
-            revoked.retain(|shard, _| !fences.contains_key(shard));
             for (shard, record) in revoked {
                 fences.insert(shard, self.write_again(call, &record, now).await?);
             }
@@ -166,19 +173,21 @@ impl Sweep {
     }
 
     /// Ends keys of one shard. When somebody else changed one of them meanwhile, all are read
-    /// again; those that ended on their own are counted as such.
+    /// again; those that ended on their own are counted as such. Answers the place of the commit, or
+    /// none and one of those that were found revoked.
     async fn revoke_batch(
         &self,
         call: &Call,
         batch: &[KeyRecord],
         selection: &Selection,
         swept: &mut Swept,
-    ) -> Result<Option<LogCursor>, Error> {
+    ) -> Result<(Option<LogCursor>, Option<KeyRecord>), Error> {
         let core = &*self.core;
         let mut open = batch.to_vec();
+        let mut ended = None;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let Some(first) = open.first() else { return Ok(None) };
+            let Some(first) = open.first() else { return Ok((None, ended)) };
             let bucket = first.id.bucket();
             let changes: Vec<_> = open
                 .iter()
@@ -206,7 +215,7 @@ impl Sweep {
             };
             if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
                 swept.revoked += open.len() as u64;
-                return Ok(Some(cursor));
+                return Ok((Some(cursor), None));
             }
             let mut again = Vec::with_capacity(open.len());
             for record in &open {
@@ -214,7 +223,12 @@ impl Sweep {
                     Some(found) if !matches!(found.record.status(now), Status::Revoked | Status::Expired) => {
                         again.push(*found.record)
                     }
-                    _ => swept.already_ended += 1,
+                    found => {
+                        swept.already_ended += 1;
+                        core.records.forget(record.id);
+                        let found = found.map(|found| *found.record);
+                        ended = found.filter(|record| record.status(now) == Status::Revoked).or(ended);
+                    }
                 }
             }
             open = again;

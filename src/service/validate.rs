@@ -218,25 +218,22 @@ pub(super) enum NoKey {
 impl Core {
     /// Finds the record whose key `text` is.
     pub(super) async fn identify(&self, text: &ApiKey, now: Timestamp) -> Result<Result<Arc<Held>, NoKey>, Error> {
+        // What has no id where one belongs, or is too long, is not even read.
+        let Some(id) = text.id() else { return Ok(Err(NoKey::Malformed)) };
         let digest = self.hasher.digest(text);
-        let id = text.id();
-        if let Some(id) = id
-            && let Some(held) = self.records.held(id, now)
+        if let Some(held) = self.records.held(id, now)
             && held.is_verified_by(&digest)
         {
             return Ok(Ok(held));
         }
         // A text that was verified before is well-formed and genuine.
-        let (id, verified) = match id.and_then(|id| Some((id, self.hasher.recall(id, &digest)?))) {
-            Some((id, verified)) => (id, Some(verified)),
-            None => {
-                let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
-                if !self.hasher.keyring().is_genuine(&parsed) {
-                    return Ok(Err(NoKey::Unknown));
-                }
-                (parsed.id, None)
+        let verified = self.hasher.recall(id, &digest);
+        if verified.is_none() {
+            let Ok(parsed) = text.parse() else { return Ok(Err(NoKey::Malformed)) };
+            if !self.hasher.keyring().is_genuine(&parsed) {
+                return Ok(Err(NoKey::Unknown));
             }
-        };
+        }
         let Some(held) = self.records.find(id, now).await? else { return Ok(Err(NoKey::Unknown)) };
         if verified.is_some_and(|verified| verified.against(&held.record().secret)) {
             let _ = held.verified().set(digest);
@@ -246,8 +243,8 @@ impl Core {
         Box::pin(self.verify(text, digest, held)).await
     }
 
-    /// Whether `text`, whose digest is `digest`, is the key of a record. Argon2 runs once for all who
-    /// ask at a time, and never for another text than the one that was verified.
+    /// Whether `text`, whose digest is `digest`, is the key of a record. Where records are kept, Argon2
+    /// runs once for all who ask at a time, and never for another text than the one that was verified.
     async fn verify(
         &self,
         text: &ApiKey,

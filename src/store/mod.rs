@@ -103,7 +103,8 @@ pub trait Observer: Send + Sync {
     /// The record of `id` has changed.
     fn changed(&self, id: KeyId);
 
-    /// Nobody knows which records have changed.
+    /// Nobody knows which records have changed, or whether others may change them from now on. Reads
+    /// that begin after this are of what is found then.
     fn unknown(&self);
 }
 

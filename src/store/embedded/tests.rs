@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::random::OsEntropy;
+use crate::store::conformance::sample;
 
 /// A directory of this test alone, removed at its end.
 struct Scratch(PathBuf);
@@ -60,6 +61,51 @@ async fn a_file_that_failed_is_opened_again() {
     store.jobs.as_ref().unwrap().try_send(Job { task: Task::Mend(1), _permit: None }).unwrap();
     store.remove_pepper_check(&pepper()).await.unwrap();
     assert_eq!(store.shared.file.read().unwrap().generation, 2);
+}
+
+/// Counts what it is told, and looks at the record then.
+#[derive(Debug, Default)]
+struct Told {
+    store: std::sync::OnceLock<std::sync::Weak<EmbeddedStore>>,
+    /// The version of each record that changed, as it was read when that was told.
+    changed: std::sync::Mutex<Vec<Option<u64>>>,
+    unknown: std::sync::atomic::AtomicUsize,
+}
+
+impl Observer for Told {
+    fn changed(&self, id: KeyId) {
+        let store = self.store.get().and_then(std::sync::Weak::upgrade).unwrap();
+        let read = futures_util::FutureExt::now_or_never(store.get(id, Timestamp::from_millis(1))).unwrap().unwrap();
+        self.changed.lock().unwrap().push(read.map(|found| found.record.version));
+    }
+
+    fn unknown(&self) {
+        self.unknown.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_is_told_of_a_change_that_can_be_read_before_it_is_answered() {
+    let scratch = Scratch::new("observed");
+    let (store, told) = (Arc::new(scratch.open()), Arc::new(Told::default()));
+    told.store.set(Arc::downgrade(&store)).unwrap();
+    assert!(store.observe(told.clone()));
+    assert!(!store.observe(told.clone()), "there is one observer");
+    let (ada, now) = (sample::holder("acme", "ada"), Timestamp::from_millis(1));
+    let record = ada.record(1, now);
+    let changed = sample::renamed(&record, "new");
+    for commit in [sample::create(&record), sample::update(&changed)] {
+        assert!(matches!(store.commit(&commit, now).await, Ok(Outcome::Done(_))));
+    }
+    // What changes nothing is not told.
+    assert_eq!(store.commit(&sample::create(&record), now).await, Ok(Outcome::Conflict));
+    assert_eq!(*told.changed.lock().unwrap(), [Some(1), Some(2)]);
+    assert_eq!(told.unknown.load(std::sync::atomic::Ordering::SeqCst), 0);
+    // While the file is closed, another process may write to it.
+    store.jobs.as_ref().unwrap().try_send(Job { task: Task::Mend(1), _permit: None }).unwrap();
+    store.remove_pepper_check(&pepper()).await.unwrap();
+    assert_eq!(store.shared.file.read().unwrap().generation, 2);
+    assert_eq!(told.unknown.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -172,10 +172,6 @@ impl Writer {
                 // here fail as well, it says so.
                 let error = store_error(&error);
                 let _ = self.mend(Some(generation));
-                // Some of it may be there now.
-                if let Some(observer) = self.shared.observer.get() {
-                    observer.unknown();
-                }
                 fail(batch, &error)
             }
         }
@@ -241,6 +237,11 @@ impl Writer {
         // Closed before it is opened: it is locked while it is open.
         self.shared.show(None);
         let mut open = self.shared.file.write().unwrap_or_else(PoisonError::into_inner);
+        // Some of what failed may be there now; and while it is closed, another process may write to
+        // it. Said with the lock held: who reads because of it waits for what comes of the opening.
+        if let Some(observer) = self.shared.observer.get() {
+            observer.unknown();
+        }
         drop(open.database.take());
         open.database = Some(file::reopen(&self.dir, self.cache_bytes)?);
         open.generation += 1;

@@ -83,9 +83,15 @@ async fn greet(connection: &Connection, info: &ConnectionInfo, span: Span) -> Re
     // One round trip: each is sent when it is first polled, and they are polled in this order.
     let (hello, select, name, version) = tokio::join!(biased; say(&hello), select, say(&name), say(&version));
     hello.map_err(|failure| match failure {
-        // The text of the server may repeat what it did not understand, which has the password in it.
-        Failure::Plain(text) if text.contains("unknown command") => {
+        // The text of the server, or of what stands before it, may repeat what it did not understand,
+        // which has the password in it.
+        Failure::Plain(text) if text.to_ascii_lowercase().contains("unknown command") => {
             Failure::TooOld("it does not know HELLO".to_owned())
+        }
+        Failure::Plain(text) | Failure::Refused(text)
+            if settings.password().is_some_and(|password| text.contains(password)) =>
+        {
+            Failure::Refused("it refuses HELLO, and its answer repeats the password".to_owned())
         }
         other => other,
     })?;

@@ -33,7 +33,8 @@ impl Failure {
     /// Reads an error of the client.
     pub(super) fn of(error: &RedisError) -> Self {
         // Never holds an argument's value: Redis quotes the arguments of commands that it does not
-        // know, and these are all known to the versions that are let in.
+        // know, and these are all known to the versions that are let in. (HELLO, which has the password,
+        // is seen to by `dial`.)
         let text = error.to_string();
         match (error.kind(), error.code()) {
             (ErrorKind::Server(ServerErrorKind::NoScript), _) => Self::NoScript,

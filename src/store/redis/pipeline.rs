@@ -57,14 +57,15 @@ impl Connection {
             wire: Mutex::new(Wire::new(transport)),
             room: Semaphore::new(PIPELINE),
             life: Life::default(),
+            clock,
         });
-        let driver = Driver { shared: Arc::clone(&shared), clock, timer: None, woken: Vec::new() };
+        let driver = Driver { shared: Arc::clone(&shared), timer: None, woken: Vec::new() };
         tokio::spawn(driver);
         Self { handle: Arc::new(Handle(shared)) }
     }
 
     /// Sends a command and waits for its reply.
-    pub(super) async fn call(&self, command: &[u8], span: Span) -> Result<Value, Failure> {
+    pub(super) async fn call(&self, command: &[u8], mut span: Span) -> Result<Value, Failure> {
         let shared = &*self.handle.0;
         if span.now >= span.ends {
             return Err(Failure::TimedOut);
@@ -74,6 +75,8 @@ impl Connection {
             Err(_) => {
                 let place = tokio::time::timeout(span.ends.saturating_sub(span.now), shared.room.acquire()).await;
                 place.map_err(|_| Failure::TimedOut)?.map_err(|_| gone())?.forget();
+                // The connection is not silent because this one had to wait.
+                span.now = shared.clock.elapsed();
             }
         }
         shared.submit(command, span)?.await
@@ -103,6 +106,7 @@ struct Shared {
     /// A place for each call under way.
     room: Semaphore,
     life: Life,
+    clock: Arc<dyn Clock>,
 }
 
 impl Shared {
@@ -179,7 +183,6 @@ impl Drop for Answer<'_> {
 /// The task of a connection.
 struct Driver {
     shared: Arc<Shared>,
-    clock: Arc<dyn Clock>,
     /// With when it goes off.
     timer: Option<(Duration, Pin<Box<Sleep>>)>,
     /// Who is to be woken when the lock is released; empty between polls.
@@ -200,7 +203,7 @@ impl Driver {
             let (set, timer) = match &mut self.timer {
                 Some(timer) if timer.0 == ends => timer,
                 timer => {
-                    let left = ends.saturating_sub(self.clock.elapsed());
+                    let left = ends.saturating_sub(self.shared.clock.elapsed());
                     timer.insert((ends, Box::pin(tokio::time::sleep(left))))
                 }
             };

@@ -90,17 +90,27 @@ impl Wire {
         let number = self.first + self.calls.len() as u64;
         self.calls.push_back(Waiting { ends, caller: Caller::Waits(None) });
         let written = if alone { self.write_now(command) } else { 0 };
+        self.forget_written();
         self.out.extend_from_slice(command.get(written..).unwrap_or_default());
         let is_next = self.timer.is_none_or(|timer| ends < timer);
         if is_next {
             self.timer = Some(ends);
         }
-        if (is_next || !self.out.is_empty())
+        if (is_next || !self.out.is_empty() || self.unflushed)
             && let Some(driver) = &self.driver
         {
             driver.wake_by_ref();
         }
         number
+    }
+
+    /// Gives back what was written of the commands, once that is much: under steady load there is always
+    /// something that was not.
+    fn forget_written(&mut self) {
+        if self.written >= KEPT {
+            self.out.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// Writes what the transport takes at once; the driver sees to the rest, and to errors.

@@ -261,3 +261,53 @@ fn broken(error: std::io::Error) -> Failure {
 pub(super) fn gone() -> Failure {
     Failure::Broken("the connection was closed".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// Takes a thousand bytes, then nothing until it is asked again.
+    #[derive(Default)]
+    struct Slow {
+        full: bool,
+    }
+
+    impl tokio::io::AsyncWrite for Slow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.full = !self.full;
+            if self.full { Poll::Ready(Ok(bytes.len().min(1000))) } else { Poll::Pending }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl tokio::io::AsyncRead for Slow {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_given_back_though_there_is_always_something_that_was_not() {
+        let mut wire = Wire::new(Box::new(Slow::default()));
+        let mut context = Context::from_waker(Waker::noop());
+        let (command, mut given, mut largest) = ([7; 1100], 0, 0);
+        for _ in 0..3000 {
+            wire.submit(&command, Duration::from_secs(1));
+            given += command.len();
+            wire.write(&mut context).unwrap();
+            largest = largest.max(wire.out.len());
+        }
+        let unwritten = wire.out.len() - wire.written;
+        assert!(unwritten > 0 && given - unwritten > 8 * KEPT, "{unwritten} of {given}");
+        assert!(largest <= unwritten + KEPT + 2 * command.len(), "{largest} bytes for {unwritten}");
+    }
+}

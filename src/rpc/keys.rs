@@ -1,5 +1,7 @@
 //! `keyclasp.v1.KeyService`: parses the request, asks the use case, writes the answer.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
 use super::auth;
@@ -162,9 +164,11 @@ impl KeyCheck for Keys {
             written::answer(code, record, &checked.missing_scopes, message)
         };
         Ok(Written::from_bytes(match (&checked.record, checked.outcome) {
-            // All that this answer says, the record says.
-            (Some(held), Outcome::Valid) => held.valid_answer(checked.now, |record| write(Some(record))),
-            (record, _) => write(record.as_deref().map(Held::record)),
+            // All that this answer says, the record says; somebody else who has it keeps it.
+            (Some(held), Outcome::Valid) if Arc::strong_count(held) > 1 => {
+                held.valid_answer(|record| write(Some(record)))
+            }
+            (record, _) => write(record.as_deref().map(Held::record)).into(),
         }))
     }
 }

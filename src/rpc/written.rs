@@ -3,7 +3,7 @@
 //! The other methods make a message of a record first. On the check path that would be a copy of every
 //! text; here each is written once, where it belongs. A test holds it to what the message would be.
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use prost::encoding::{self, WireType};
 
 use super::convert;
@@ -18,13 +18,12 @@ const USUAL: usize = 384;
 const PREFIX: [u8; 5] = [0; 5];
 
 /// The message `keyclasp.v1.ValidateKeyResponse` with its prefix.
-#[must_use]
 pub(super) fn answer(
     outcome: i32,
     record: Option<(&KeyRecord, Timestamp)>,
     missing_scopes: &[Scope],
     message: &str,
-) -> Bytes {
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(USUAL + PREFIX.len() + message.len());
     out.put_slice(&PREFIX);
     number(&mut out, 1, outcome);
@@ -39,8 +38,7 @@ pub(super) fn answer(
     if let Some([_, prefix @ ..]) = out.first_chunk_mut::<{ PREFIX.len() }>() {
         *prefix = length.to_be_bytes();
     }
-    // It may be kept for long.
-    out.into_boxed_slice().into()
+    out
 }
 
 /// The message `keyclasp.v1.Key` that `record` is at `now`.
@@ -228,6 +226,6 @@ mod tests {
         let message = v1::ValidateKeyResponse::decode(&written[PREFIX.len()..]).unwrap();
         assert_eq!((message.outcome, message.key, message.message.as_str()), (3, None, "there is no such key"));
         let nothing = answer(0, None, &[], "");
-        assert_eq!(nothing.as_ref(), PREFIX);
+        assert_eq!(nothing, PREFIX);
     }
 }

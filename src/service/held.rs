@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::fence::Hold;
 use crate::fence::cache::Weigh;
 use crate::hash::TextDigest;
-use crate::key::{KeyRecord, Status};
+use crate::key::KeyRecord;
 use crate::store::Found;
 
 /// A record that may be kept.
@@ -19,8 +19,8 @@ pub struct Held {
     gone_at: Option<Timestamp>,
     /// The digest of the text that was verified as its key.
     verified: OnceCell<TextDigest>,
-    /// The answer to a check that it passes, as the wire writes it, and the status that it tells.
-    answer: OnceLock<(Status, Bytes)>,
+    /// The answer to a check that it passes, as the wire writes it.
+    answer: OnceLock<Bytes>,
 }
 
 impl Held {
@@ -30,19 +30,11 @@ impl Held {
         &self.record
     }
 
-    /// The answer to a check that this key passes at `now`, as `write` writes it: it says what the record
-    /// says, so it is written once, and again when time alone has changed the key's status.
-    pub fn valid_answer(&self, now: Timestamp, write: impl FnOnce(&KeyRecord) -> Bytes) -> Bytes {
-        let status = self.record.status(now);
-        match self.answer.get() {
-            Some((then, answer)) if *then == status => answer.clone(),
-            Some(_) => write(&self.record),
-            None => {
-                let answer = write(&self.record);
-                let _ = self.answer.set((status, answer.clone()));
-                answer
-            }
-        }
+    /// The answer to a check that this key passes, as `write` writes it the first time. A key that passes
+    /// is active, whenever that is, so the answer says what the record says and nothing else.
+    pub fn valid_answer(&self, write: impl FnOnce(&KeyRecord) -> Vec<u8>) -> Bytes {
+        // Kept for long, so without the room that it was written into.
+        self.answer.get_or_init(|| write(&self.record).into_boxed_slice().into()).clone()
     }
 
     pub(super) const fn verified(&self) -> &OnceCell<TextDigest> {

@@ -92,11 +92,12 @@ struct Options {
     /// A look whether it works: one short repetition, few keys. The figures mean nothing.
     #[arg(long)]
     quick: bool,
-    /// How often everything is measured.
-    #[arg(long, default_value_t = 5)]
+    /// How often everything is measured. Many short turns: a machine that is shared is slow for seconds at
+    /// a time, which all of those that are compared should meet alike.
+    #[arg(long, default_value_t = 25)]
     repetitions: usize,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 0.5)]
     seconds: f64,
     /// Where files are kept meanwhile.
     #[arg(long, default_value = "target")]

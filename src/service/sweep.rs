@@ -67,7 +67,7 @@ impl Sweep {
         }
         let mut swept = Swept::default();
         let mut fences: BTreeMap<u16, LogCursor> = BTreeMap::new();
-        // A key of each shard that was found revoked after the last commit there: who revoked it may not
+        // The first key of each shard that was found revoked after the last commit there: who revoked it may not
         // have been answered yet, so its revocation is written again.
         let mut revoked: BTreeMap<u16, KeyRecord> = BTreeMap::new();
         let mut after = None;
@@ -80,7 +80,7 @@ impl Sweep {
                     Status::Revoked => {
                         swept.already_ended += 1;
                         core.records.forget(record.id);
-                        revoked.insert(shard, record);
+                        revoked.entry(shard).or_insert(record);
                     }
                     Status::Expired => swept.already_ended += 1,
                     Status::Active | Status::Suspended => by_shard.entry(shard).or_default().push(record),
@@ -97,7 +97,7 @@ impl Sweep {
                         fences.insert(shard, cursor);
                         revoked.remove(&shard);
                     } else if let Some(record) = ended {
-                        revoked.insert(shard, record);
+                        revoked.entry(shard).or_insert(record);
                     }
                 }
             }

@@ -746,3 +746,20 @@ fn api_sequences_get_the_same_answers_on_both_stores() {
     let cases = if std::env::var_os("KEYCLASP_TORTURE").is_some() { 5_000 } else { 150 };
     check(&[("embedded", Arc::new(embedded)), ("redis", Arc::new(redis))], &runtime, cases);
 }
+
+/// Found by the runs above: a sweep wrote the last revoked key again where the model says the first.
+#[test]
+fn a_sweep_that_finds_nothing_to_end_writes_the_first_revoked_key_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dir = TempDir::new();
+    let store: Arc<dyn Store> = Arc::new(EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap());
+    let ops = [
+        Op::Create { owner: 2, scopes: 0, ttl: None, begins_in: None, request: None },
+        Op::Rotate { key: 0, grace: Duration::ZERO, ttl: None, request: None },
+        Op::Revoke(287, None),
+        Op::RevokeOwner(2, false),
+        Op::Get(0),
+        Op::Get(1),
+    ];
+    runtime.block_on(run(&[("embedded", store)], &ops)).unwrap();
+}

@@ -22,6 +22,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_types::StatusExt as _;
 
 use super::stub::{ECHO, NEVER, Running, Stub, TOKEN, WAIT, known, rpc, start, started, validate};
+use crate::support::until;
 
 const DRAIN: Duration = Duration::from_secs(30);
 const VALIDATE: &str = "keyclasp.v1.KeyService/ValidateKey";
@@ -71,12 +72,7 @@ async fn withheld(address: std::net::SocketAddr, method: &str, headers: &str) ->
 
 /// Polls until so many calls are in flight.
 async fn until_in_flight(server: &Running, calls: usize) {
-    let mut polls = 0;
-    while server.rpc.metrics().in_flight() != calls {
-        polls += 1;
-        assert!(polls < 3000, "{} are in flight, not {calls}", server.rpc.metrics().in_flight());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(&format!("{calls} calls in flight"), async || server.rpc.metrics().in_flight() == calls).await;
 }
 
 #[tokio::test]
@@ -165,15 +161,12 @@ async fn only_so_many_streams_are_open_and_each_gives_its_place_back() {
     server.client().await.validate_key(known(validate(ECHO))).await.unwrap();
 
     drop(first);
-    let mut polls = 0;
-    let _again = loop {
-        match watch().await {
-            Ok(stream) => break stream,
-            Err(_) => polls += 1,
-        }
-        assert!(polls < 3000, "a stream that was dropped still has its place");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let mut again = None;
+    until("a stream that was dropped gives its place back", async || {
+        again = watch().await.ok();
+        again.is_some()
+    })
+    .await;
     assert_eq!(server.rpc.metrics().streams(), 3);
 }
 
@@ -289,12 +282,8 @@ async fn a_caller_that_goes_away_frees_its_place() {
     server.stub.until_entered(1).await;
     call.abort();
     let counted = r#"keyclasp_rpc_calls_total{method="keyclasp.v1.KeyService/ValidateKey",code="CANCELLED"} 1"#;
-    let mut polls = 0;
-    while server.rpc.metrics().in_flight() > 0 || !server.metrics().contains(counted) {
-        polls += 1;
-        assert!(polls < 3000, "{}", server.metrics());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let ended = async || server.rpc.metrics().in_flight() == 0 && server.metrics().contains(counted);
+    until("a call that was cancelled is counted as such", ended).await;
 }
 
 /// What the server answers until it closes this connection.
@@ -318,12 +307,7 @@ async fn a_connection_that_does_not_say_what_it_wants_is_closed() {
         stream.write_all(start.as_bytes()).await.unwrap();
         closed(&mut stream).await;
     }
-    let mut polls = 0;
-    while server.rpc.metrics().connections() > 0 {
-        polls += 1;
-        assert!(polls < 3000, "connections are still counted");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("no connection is counted any more", async || server.rpc.metrics().connections() == 0).await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::stub::{ECHO, Stub, WAIT, config, known, rpc, serve, start, started, validate};
+use crate::support::until;
 
 #[tokio::test]
 async fn connections_are_dealt_to_every_worker() {
@@ -32,12 +33,7 @@ async fn a_call_in_flight_is_answered_before_the_end() {
     server.stub.until_entered(1).await;
     server.stop.send(()).unwrap();
     // Nobody new is taken from then on.
-    let mut polls = 0;
-    while tokio::net::TcpStream::connect(server.address).await.is_ok() {
-        polls += 1;
-        assert!(polls < 3000, "still listening");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("nobody listens", async || tokio::net::TcpStream::connect(server.address).await.is_err()).await;
     assert!(!server.ended.is_finished(), "it waits for the call");
     server.stub.release.add_permits(1);
     call.await.unwrap().unwrap();

@@ -17,6 +17,7 @@ use keyclasp::store::{
 };
 
 use crate::support::redis::RedisServer;
+use crate::support::until;
 
 struct OnRedis {
     server: RedisServer,
@@ -102,17 +103,6 @@ async fn done(store: &RedisStore, commit: &Commit) -> LogCursor {
 fn revoke(record: &KeyRecord) -> Commit {
     let revoked = sample::revoked(record, now());
     Commit { effect: Effect::TakesAway, ..sample::update(&revoked) }
-}
-
-/// Polls until `condition` holds, for at most ten seconds.
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    for _ in 0..1000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never came to be: {what}");
 }
 
 /// Every verb once, each bounded by far less than for ever; those that did not fail, by name.

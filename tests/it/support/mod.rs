@@ -27,3 +27,14 @@ pub(crate) fn eventually<T>(bound: Duration, mut answer: impl FnMut() -> Option<
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Polls until `condition` holds, for at most thirty seconds.
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    for _ in 0..3000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came to be: {what}");
+}

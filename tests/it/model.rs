@@ -20,7 +20,7 @@ use keyclasp::service::audit::EventListing;
 use keyclasp::service::lifecycle::{Listing, Rotation, Seen};
 use keyclasp::service::sweep::Selection;
 use keyclasp::service::validate::{Check, Outcome};
-use keyclasp::service::{Error, ErrorKind, Parts, Policies, Service, ServiceMetrics};
+use keyclasp::service::{Error, ErrorKind, Held, Parts, Policies, Service, ServiceMetrics};
 use keyclasp::store::Store;
 use keyclasp::store::embedded::EmbeddedConfig;
 use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl};
@@ -105,15 +105,15 @@ fn request_id(request: Option<u8>) -> Option<RequestId> {
 }
 
 impl World {
-    fn new(store: Arc<dyn Store>, realm: &Realm, start: Timestamp, seed: u64) -> Self {
+    fn new(Stored { store, records, .. }: &Stored, realm: &Realm, start: Timestamp, seed: u64) -> Self {
         let id = PepperId::parse("p1").unwrap();
         let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
         let entropy = Arc::new(SeededEntropy::new(seed));
         let clock = Arc::new(ManualClock::new(start));
         let profile = Argon2Profile { m_kib: 8, t: 1, p: 1 };
         let service = Service::new(Parts {
-            records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20)),
-            store,
+            records: Arc::clone(records),
+            store: Arc::clone(store),
             hasher: Arc::new(Hasher::new(keyring, profile, &*entropy).unwrap()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             entropy,
@@ -693,14 +693,27 @@ fn agrees(predicted: &Predicted, answer: &str) -> bool {
     }
 }
 
+/// A store, and the records in front of it, which all sequences share: a store tells one observer.
+struct Stored {
+    name: &'static str,
+    store: Arc<dyn Store>,
+    records: Arc<Fence<Held>>,
+}
+
+impl Stored {
+    fn new(name: &'static str, store: Arc<dyn Store>) -> Self {
+        Self { name, records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20)), store }
+    }
+}
+
 /// Runs the sequence on every store.
-async fn run(stores: &[(&str, Arc<dyn Store>)], ops: &[Op]) -> Result<(), TestCaseError> {
+async fn run(stores: &[Stored], ops: &[Op]) -> Result<(), TestCaseError> {
     static CASE: AtomicU64 = AtomicU64::new(0);
     let case = CASE.fetch_add(1, Ordering::SeqCst);
     let realm = Realm::parse(&format!("case-{case}")).unwrap();
     let start = SystemClock::new().now();
     let mut worlds: Vec<_> =
-        stores.iter().map(|(name, store)| (*name, World::new(Arc::clone(store), &realm, start, case))).collect();
+        stores.iter().map(|stored| (stored.name, World::new(stored, &realm, start, case))).collect();
     let mut model = Model::default();
     for (index, op) in ops.iter().enumerate() {
         let now = worlds.first().map_or(start, |(_, world)| world.clock.now());
@@ -723,7 +736,7 @@ async fn run(stores: &[(&str, Arc<dyn Store>)], ops: &[Op]) -> Result<(), TestCa
 }
 
 /// Runs `cases` sequences on every store.
-fn check(stores: &[(&str, Arc<dyn Store>)], runtime: &tokio::runtime::Runtime, cases: u32) {
+fn check(stores: &[Stored], runtime: &tokio::runtime::Runtime, cases: u32) {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases,
         failure_persistence: None,
@@ -744,7 +757,10 @@ fn api_sequences_get_the_same_answers_on_both_stores() {
     let redis = RedisStore::new(config, Arc::new(OsEntropy), Arc::new(SystemClock::new())).unwrap();
     runtime.block_on(redis.check()).unwrap();
     let cases = if std::env::var_os("KEYCLASP_TORTURE").is_some() { 5_000 } else { 150 };
-    check(&[("embedded", Arc::new(embedded)), ("redis", Arc::new(redis))], &runtime, cases);
+    let stores = [Stored::new("embedded", Arc::new(embedded)), Stored::new("redis", Arc::new(redis))];
+    // Else half of what is compared would be the same.
+    assert!(stores[0].records.remembers() && !stores[1].records.remembers());
+    check(&stores, &runtime, cases);
 }
 
 /// Found by the runs above: a sweep wrote the last revoked key again where the model says the first.
@@ -752,7 +768,7 @@ fn api_sequences_get_the_same_answers_on_both_stores() {
 fn a_sweep_that_finds_nothing_to_end_writes_the_first_revoked_key_again() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let dir = TempDir::new();
-    let store: Arc<dyn Store> = Arc::new(EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap());
+    let store = EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap();
     let ops = [
         Op::Create { owner: 2, scopes: 0, ttl: None, begins_in: None, request: None },
         Op::Rotate { key: 0, grace: Duration::ZERO, ttl: None, request: None },
@@ -761,5 +777,5 @@ fn a_sweep_that_finds_nothing_to_end_writes_the_first_revoked_key_again() {
         Op::Get(0),
         Op::Get(1),
     ];
-    runtime.block_on(run(&[("embedded", store)], &ops)).unwrap();
+    runtime.block_on(run(&[Stored::new("embedded", Arc::new(store))], &ops)).unwrap();
 }

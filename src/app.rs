@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, LoadedKeyring, Store as StoreConfig, StoreUrl};
+use crate::config::{Config, Lease, LoadedKeyring, StoreUrl};
 use crate::fence::Fence;
 use crate::hash::Hasher;
 use crate::random::{Entropy, OsEntropy};
@@ -69,7 +69,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
     let loaded = config.keyring.load()?;
 
-    let backend = Backend::open(&config.store, &entropy, &clock)?;
+    let backend = Backend::open(&config, &entropy, &clock)?;
     let gate = Gate::closed();
     let guarded = Guarded::new(backend.store(), Arc::clone(&clock)).with_gate(gate.clone());
     let hasher = Hasher::new(loaded.keyring.clone(), config.hash, &*entropy)?;
@@ -177,7 +177,8 @@ enum Backend {
 }
 
 impl Backend {
-    fn open(config: &StoreConfig, entropy: &Arc<dyn Entropy>, clock: &Arc<dyn Clock>) -> Result<Self, StoreError> {
+    fn open(config: &Config, entropy: &Arc<dyn Entropy>, clock: &Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let (config, lease) = (&config.store, config.lease.map(Lease::get));
         match &config.target {
             StoreUrl::Embedded(dir) => {
                 let config = EmbeddedConfig {
@@ -190,6 +191,9 @@ impl Backend {
             StoreUrl::Redis(url) => {
                 let config = RedisConfig {
                     shards: config.shards,
+                    replicas: config.replicas,
+                    wait: config.wait,
+                    lease,
                     audit_max_events: u32::try_from(config.audit_max_events).unwrap_or(u32::MAX),
                     log_max_entries: u32::try_from(config.log_max_entries).unwrap_or(u32::MAX),
                     ..RedisConfig::new(url.clone())

@@ -121,8 +121,15 @@ async fn write(store: &dyn Store, keys: usize) -> anyhow::Result<()> {
         let writes = (written..written + most).map(|number| creation(number, now, &entropy));
         let writes = writes.collect::<anyhow::Result<Vec<_>>>()?;
         let bucket = writes.first().map_or(0, |write| write.record.id.bucket());
-        let commit =
-            Commit { bucket, writes, events: Vec::new(), idempotency: None, guard: None, effect: Effect::Adds };
+        let commit = Commit {
+            bucket,
+            writes,
+            epoch: None,
+            events: Vec::new(),
+            idempotency: None,
+            guard: None,
+            effect: Effect::Adds,
+        };
         let outcome = store.commit(&commit, now).await?;
         ensure!(matches!(outcome, Outcome::Done(_)), "a commit came to {outcome:?}");
         written += most;

@@ -6,6 +6,7 @@
 
 mod cache;
 mod callers;
+mod fence;
 mod finding;
 mod hash;
 mod keyring;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 pub use callers::Caller;
+pub use fence::Lease;
 pub use keyring::{KeyringFile, KeyringFileError, LoadedKeyring};
 pub use peppers::{PepperEntry, Peppers};
 pub use problem::{Problem, Problems};
@@ -116,6 +118,8 @@ pub struct Config {
     pub hash: Argon2Profile,
     /// How much memory records may take, in bytes.
     pub cache_bytes: u64,
+    /// The term of leases, where it is set.
+    pub lease: Option<Lease>,
     /// The file of peppers.
     pub keyring: KeyringFile,
     /// The log.
@@ -169,9 +173,10 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let beside_file = sources.file.as_deref().map(source::directory);
     let base = beside_file.clone().or_else(|| user_dir.clone()).unwrap_or_else(|| PathBuf::from("."));
 
-    let sections = ["server", "store", "keys", "hash", "cache", "keyring", "log"];
-    let [server, store, keys, hash, cache, keyring, log] = sections.map(|name| root.take_table(name, name, problems));
-    let all_sections = ["server", "store", "keys", "hash", "cache", "keyring", "log", "realms", "callers"];
+    let sections = ["server", "store", "keys", "hash", "cache", "fence", "keyring", "log"];
+    let [server, store, keys, hash, cache, fence, keyring, log] =
+        sections.map(|name| root.take_table(name, name, problems));
+    let all_sections = ["server", "store", "keys", "hash", "cache", "fence", "keyring", "log", "realms", "callers"];
     let realms = root.take_table("realms", "realms", problems);
     let callers = root.take_tables("callers", "callers", problems);
 
@@ -181,6 +186,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let keys = read_section::<Keys>(&keys, &base, problems);
     let hash = read_section::<hash::Hash>(&hash, &base, problems);
     let cache = read_section::<cache::Cache>(&cache, &base, problems);
+    let fence = read_section::<fence::FenceSection>(&fence, &base, problems);
     let keyring = read_section::<keyring::KeyringSection>(&keyring, &base, problems);
     let log = read_section::<log::Log>(&log, &base, problems);
     let realms = realms::realms(realms, &base, problems);
@@ -205,6 +211,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
         keys: keys?,
         hash: hash?.profile(),
         cache_bytes: cache?.bytes(),
+        lease: fence?.lease,
         keyring: KeyringFile::new(keyring?.file),
         log: log?.config(),
         realms: realms?,
@@ -228,6 +235,8 @@ fn whole_store(section: store::StoreSection, data_dir: &Path, place: Place, prob
     Store {
         target,
         shards: section.shards,
+        replicas: section.replicas.get(),
+        wait: section.wait,
         audit_max_events: section.audit_max_events.get().into(),
         log_max_entries: section.log_max_entries.get().into(),
         require_durable: section.require_durable,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::setting::{Declared, Section};
-use super::{Keys, Server, Top, cache, callers, hash, keyring, log, realms, store};
+use super::{Keys, Server, Top, cache, callers, fence, hash, keyring, log, realms, store};
 
 /// Widest line of a comment.
 const WIDTH: usize = 100;
@@ -39,6 +39,7 @@ fn sections() -> Vec<Documented> {
         documented::<Keys>(Kind::Table),
         documented::<hash::Hash>(Kind::Table),
         documented::<cache::Cache>(Kind::Table),
+        documented::<fence::FenceSection>(Kind::Table),
         documented::<keyring::KeyringSection>(Kind::Table),
         documented::<log::Log>(Kind::Table),
         documented::<realms::RealmSection>(Kind::Table),

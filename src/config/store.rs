@@ -8,7 +8,7 @@ use super::setting::{Fault, Setting, section};
 use super::source::Raw;
 use super::types::{Number, text};
 use crate::key::Invalid;
-use crate::store::redis::{RedisUrl, Shards};
+use crate::store::redis::{RedisUrl, Shards, Wait};
 
 section! {
     /// Where records live.
@@ -22,6 +22,12 @@ section! {
         /// Parts that the data is split into, for Redis: a power of two. Stored at the first start
         /// and not to be changed later. 16 is good advice where a Cluster may follow.
         shards: Shards = 1,
+        /// Redis replicas that may be promoted to primary, not counting the primary. With any, a change is
+        /// answered only when `wait` of the nodes have it.
+        replicas: Number<0, 5> = 0,
+        /// How many nodes must have a change before it is answered, the primary among them: `majority`, `all` or
+        /// a number. `majority` is enough only where the replica that is promoted is the one that has most.
+        wait: Wait = "majority",
         /// Audit events that are kept per shard; the oldest go.
         audit_max_events: Number<1_000, 1_000_000_000> = 1_000_000,
         /// Entries of the invalidation log that are kept per shard.
@@ -40,6 +46,9 @@ section! {
                 reader.refuse("password_file", "is set for an embedded store", "remove it, or set store.url");
             }
             _ => {}
+        }
+        if let Err(problem) = store.wait.replicas(store.replicas.get()) {
+            reader.refuse("wait", &problem.to_string(), "name as many nodes as there are, or `majority` or `all`");
         }
     }
 }
@@ -61,6 +70,10 @@ pub struct Store {
     pub target: StoreUrl,
     /// Number of shards (Redis).
     pub shards: Shards,
+    /// Redis replicas that may be promoted.
+    pub replicas: u32,
+    /// How many nodes must have a change.
+    pub wait: Wait,
     /// Audit events that are kept per shard.
     pub audit_max_events: u64,
     /// Log entries that are kept per shard.
@@ -130,6 +143,26 @@ impl Setting for StoreUrl {
     fn parse(value: &Raw, base: &Path) -> Result<Self, Fault> {
         let url = text(value).ok_or_else(Fault::form::<Self>)?;
         Self::parse(url, base).map_err(Fault::with::<Self>)
+    }
+}
+
+impl Setting for Wait {
+    fn form() -> String {
+        "`majority`, `all`, or a number of nodes".to_owned()
+    }
+
+    fn example() -> String {
+        "\"all\" or 2".to_owned()
+    }
+
+    fn parse(value: &Raw, base: &Path) -> Result<Self, Fault> {
+        match text(value) {
+            Some("majority") => Ok(Self::Majority),
+            Some("all") => Ok(Self::All),
+            _ => Number::<1, 6>::parse(value, base)
+                .map(|nodes| Self::Nodes(nodes.get()))
+                .map_err(|_| Fault::form::<Self>()),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Held {
 
 impl Hold for Held {
     fn of(found: Found) -> Self {
-        let Found { record, gone_at } = found;
+        let Found { record, gone_at, .. } = found;
         Self { record, gone_at, verified: OnceCell::new(), answer: OnceLock::new() }
     }
 

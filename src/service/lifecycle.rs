@@ -16,7 +16,7 @@ use crate::key::{
     Status, canonical,
 };
 use crate::random::bytes;
-use crate::store::{Commit, Effect, Expect, Idempotency, ListCursor, ListQuery, Outcome, OwnerGuard};
+use crate::store::{Commit, Effect, Epoch, Expect, Found, Idempotency, ListCursor, ListQuery, Outcome, OwnerGuard};
 
 /// A record, and the time at which it was looked at: its status depends on it.
 #[derive(Debug, Clone)]
@@ -141,6 +141,7 @@ impl Lifecycle {
 
         let commit = Commit {
             bucket,
+            epoch: None,
             events: vec![event(call, &record, Action::Created, now)],
             idempotency: token.as_ref().map(|token| token.first(core, id, now)),
             guard: Some(guard(&record, policy)),
@@ -165,8 +166,8 @@ impl Lifecycle {
     /// When there is none that this caller may see, or the store did not answer.
     pub async fn get(&self, call: &Call, id: KeyId) -> Result<Seen, Error> {
         let now = self.core.clock.now();
-        let record = self.core.fetch(&call.principal, Right::ReadKeys, id, now).await?;
-        Ok(Seen { record, now })
+        let found = self.core.fetch(&call.principal, Right::ReadKeys, id, now).await?;
+        Ok(Seen { record: *found.record, now })
     }
 
     /// Lists keys, oldest first.
@@ -288,7 +289,7 @@ impl Lifecycle {
         let core = &*self.core;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let record = core.fetch(&call.principal, Right::Issue, rotation.id, now).await?;
+            let Found { record, epoch, .. } = core.fetch(&call.principal, Right::Issue, rotation.id, now).await?;
             let policy = core.policies.of(&record.realm);
             let token = rotation.request_id.as_ref().map(|id| {
                 let content = canonical::rotation(rotation.id, rotation.grace, rotation.ttl);
@@ -307,7 +308,7 @@ impl Lifecycle {
                 Ok(rotated) => rotated,
                 // The rotation may have been this very call, repeated.
                 Err(error) => match core.earlier(token.as_ref(), bucket, now).await? {
-                    Some(again) => return self.rotated_before(again, record, bucket, now).await,
+                    Some(again) => return self.rotated_before(again, *record, epoch, now).await,
                     None => return Err(error),
                 },
             };
@@ -317,6 +318,7 @@ impl Lifecycle {
             rotated.rotated_to = Some(new.id);
             let commit = Commit {
                 bucket,
+                epoch: Some(epoch),
                 events: vec![rotated, event(call, &new, Action::Created, now)],
                 idempotency: token.as_ref().map(|token| token.first(core, new.id, now)),
                 guard: Some(guard(&new, policy)),
@@ -327,17 +329,17 @@ impl Lifecycle {
                 ],
             };
             match core.commit(&commit, now).await? {
-                Outcome::Done(cursor) => {
+                Outcome::Done(done) => {
                     return Ok(Rotated {
                         key: Seen { record: new, now },
                         text: Some(text),
                         old: Some(Seen { record: old, now }),
-                        fence: change.narrows.then_some(Fence::at(cursor)),
+                        fence: change.narrows.then_some(Fence::at(&done)),
                     });
                 }
                 Outcome::Replay(entry) => {
                     let again = token.ok_or_else(unasked_replay)?.again(core, entry)?;
-                    return self.rotated_before(again, record, bucket, now).await;
+                    return self.rotated_before(again, *record, epoch, now).await;
                 }
                 Outcome::OwnerFull => return Err(owner_full(policy)),
                 Outcome::Conflict => {}
@@ -351,7 +353,7 @@ impl Lifecycle {
         &self,
         again: Idempotency,
         old: KeyRecord,
-        bucket: u8,
+        epoch: Epoch,
         now: Timestamp,
     ) -> Result<Rotated, Error> {
         let core = &*self.core;
@@ -359,17 +361,18 @@ impl Lifecycle {
         // The rotation took something from the old key: its repetition is a new log entry of that.
         let version = old.version;
         let commit = Commit {
-            bucket,
+            bucket: old.id.bucket(),
+            epoch: Some(epoch),
             writes: vec![core.write(KeyRecord { version: version + 1, ..old.clone() }, Expect::Version(version))],
             events: Vec::new(),
             idempotency: Some(again),
             guard: None,
             effect: Effect::TakesAway,
         };
-        let Outcome::Done(cursor) = core.commit(&commit, now).await? else { return Err(contention()) };
+        let Outcome::Done(done) = core.commit(&commit, now).await? else { return Err(contention()) };
         let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?.record;
         let old = core.store.get(old.id, now).await?.map(|found| Seen { record: *found.record, now });
-        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(Fence::at(cursor)) })
+        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(Fence::at(&done)) })
     }
 
     /// Takes one step in a key's life, again when somebody else was faster. `compute` answers
@@ -385,12 +388,12 @@ impl Lifecycle {
         let mut replay = None;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let record = core.fetch(&call.principal, Right::Issue, id, now).await?;
+            let Found { record, epoch, .. } = core.fetch(&call.principal, Right::Issue, id, now).await?;
             let policy = core.policies.of(&record.realm);
             let Some(change) = compute(&record, policy, now)? else {
                 // Somebody else's change made it so, and may not have been answered yet.
                 core.records.forget(id);
-                return Ok(Changed { key: Seen { record, now }, fence: None });
+                return Ok(Changed { key: Seen { record: *record, now }, fence: None });
             };
             match caps {
                 CapCheck::Whole => call.principal.caps.check(&change.after, &policy.implications, now),
@@ -405,6 +408,7 @@ impl Lifecycle {
             happened.fields = change.fields.iter().map(ToString::to_string).collect();
             let commit = Commit {
                 bucket: id.bucket(),
+                epoch: Some(epoch),
                 // What a repeated call did, was told by the first.
                 events: if replay.is_some() { Vec::new() } else { vec![happened] },
                 idempotency: match &replay {
@@ -417,10 +421,10 @@ impl Lifecycle {
                 writes: vec![core.write(change.after.clone(), Expect::Version(record.version))],
             };
             match core.commit(&commit, now).await? {
-                Outcome::Done(cursor) => {
+                Outcome::Done(done) => {
                     return Ok(Changed {
                         key: Seen { record: change.after, now },
-                        fence: change.narrows.then_some(Fence::at(cursor)),
+                        fence: change.narrows.then_some(Fence::at(&done)),
                     });
                 }
                 Outcome::Replay(entry) => replay = Some(token.ok_or_else(unasked_replay)?.again(core, entry)?),
@@ -469,6 +473,7 @@ impl Core {
     async fn write_again(&self, bucket: u8, again: Idempotency, now: Timestamp) -> Result<(), Error> {
         let commit = Commit {
             bucket,
+            epoch: None,
             writes: Vec::new(),
             events: Vec::new(),
             idempotency: Some(again),

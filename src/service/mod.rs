@@ -43,7 +43,7 @@ use crate::fence;
 use crate::hash::Hasher;
 use crate::key::{Event, KeyId, KeyRecord, Realm};
 use crate::random::Entropy;
-use crate::store::{Commit, LogCursor, Outcome, Store, Write};
+use crate::store::{Commit, Done, Found, Outcome, Store, Write};
 
 /// What the use cases share.
 pub struct Core {
@@ -148,8 +148,8 @@ pub struct Fence {
 
 impl Fence {
     /// Without replicas that answer from memory, the commit itself is the fence.
-    const fn at(cursor: LogCursor) -> Self {
-        Self { position: cursor.position, acknowledged: 0, lapsed: 0, duration: Duration::ZERO }
+    const fn at(done: &Done) -> Self {
+        Self { position: done.at.position, acknowledged: 0, lapsed: 0, duration: Duration::ZERO }
     }
 }
 
@@ -180,12 +180,13 @@ impl Core {
 
     /// The record of `id`, which `principal` must have `right` to. An unknown id and one in a
     /// realm where the caller has no role look the same.
-    async fn fetch(&self, principal: &Principal, right: Right, id: KeyId, now: Timestamp) -> Result<KeyRecord, Error> {
+    async fn fetch(&self, principal: &Principal, right: Right, id: KeyId, now: Timestamp) -> Result<Found, Error> {
         require_somewhere(principal, right)?;
-        let record = *self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?.record;
-        if principal.may(right, &record.realm) {
-            Ok(record)
-        } else if Right::ALL.into_iter().any(|right| principal.may(right, &record.realm)) {
+        let found = self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?;
+        let realm = &found.record.realm;
+        if principal.may(right, realm) {
+            Ok(found)
+        } else if Right::ALL.into_iter().any(|right| principal.may(right, realm)) {
             Err(role_missing(right))
         } else {
             Err(Error::key_not_found())

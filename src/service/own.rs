@@ -91,6 +91,7 @@ impl SelfRevocation {
             };
             let commit = Commit {
                 bucket: record.id.bucket(),
+                epoch: None,
                 writes: vec![core.write(change.after, Expect::Version(record.version))],
                 // A repetition is no news.
                 events: if is_revoked(record) { Vec::new() } else { vec![happened] },
@@ -98,8 +99,8 @@ impl SelfRevocation {
                 guard: None,
                 effect: Effect::TakesAway,
             };
-            if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
-                return Ok(Fence::at(cursor));
+            if let Outcome::Done(done) = core.commit(&commit, now).await? {
+                return Ok(Fence::at(&done));
             }
             core.records.forget(record.id);
         }

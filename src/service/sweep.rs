@@ -12,7 +12,7 @@ use super::error::{Error, ErrorKind};
 use super::{Core, Fence, MAX_CONFLICTS, contention, event, page, require};
 use crate::clock::Timestamp;
 use crate::key::{Action, Caps, KeyRecord, OwnerRef, Realm, Reason, Scope, Status};
-use crate::store::{Commit, Effect, Expect, ListCursor, ListPage, ListQuery, LogCursor, MAX_WRITES, Outcome, shard_of};
+use crate::store::{Commit, Done, Effect, Expect, ListCursor, ListPage, ListQuery, MAX_WRITES, Outcome, shard_of};
 
 /// Which keys to end: all of the realm that match every filter.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl Sweep {
             self.check_scopes_cap(call, selection, now).await?;
         }
         let mut swept = Swept::default();
-        let mut fences: BTreeMap<u16, LogCursor> = BTreeMap::new();
+        let mut fences: BTreeMap<u16, Done> = BTreeMap::new();
         // The first key of each shard that was found revoked after the last commit there: who revoked it may not
         // have been answered yet, so its revocation is written again.
         let mut revoked: BTreeMap<u16, KeyRecord> = BTreeMap::new();
@@ -92,9 +92,9 @@ impl Sweep {
                         swept.revoked += batch.len() as u64;
                         continue;
                     }
-                    let (cursor, ended) = self.revoke_batch(call, batch, selection, &mut swept).await?;
-                    if let Some(cursor) = cursor {
-                        fences.insert(shard, cursor);
+                    let (done, ended) = self.revoke_batch(call, batch, selection, &mut swept).await?;
+                    if let Some(done) = done {
+                        fences.insert(shard, done);
                         revoked.remove(&shard);
                     } else if let Some(record) = ended {
                         revoked.entry(shard).or_insert(record);
@@ -111,7 +111,7 @@ impl Sweep {
                 fences.insert(shard, self.write_again(call, &record, now).await?);
             }
         }
-        swept.fences = fences.into_values().map(Fence::at).collect();
+        swept.fences = fences.values().map(Fence::at).collect();
         Ok(swept)
     }
 
@@ -145,21 +145,22 @@ impl Sweep {
 
     /// Writes a revoked key once more. Somebody who is faster writes it as well, so that is tried
     /// again.
-    async fn write_again(&self, call: &Call, record: &KeyRecord, now: Timestamp) -> Result<LogCursor, Error> {
+    async fn write_again(&self, call: &Call, record: &KeyRecord, now: Timestamp) -> Result<Done, Error> {
         let core = &*self.core;
         let mut record = record.clone();
         for _ in 0..MAX_CONFLICTS {
             let change = record.revoke(call.principal.name.clone(), Reason::from_static(""), now);
             let commit = Commit {
                 bucket: record.id.bucket(),
+                epoch: None,
                 writes: vec![core.write(change.after, Expect::Version(record.version))],
                 events: Vec::new(),
                 idempotency: None,
                 guard: None,
                 effect: Effect::TakesAway,
             };
-            if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
-                return Ok(cursor);
+            if let Outcome::Done(done) = core.commit(&commit, now).await? {
+                return Ok(done);
             }
             record = *core.store.get(record.id, now).await?.ok_or_else(contention)?.record;
         }
@@ -181,7 +182,7 @@ impl Sweep {
         batch: &[KeyRecord],
         selection: &Selection,
         swept: &mut Swept,
-    ) -> Result<(Option<LogCursor>, Option<KeyRecord>), Error> {
+    ) -> Result<(Option<Done>, Option<KeyRecord>), Error> {
         let core = &*self.core;
         let mut open = batch.to_vec();
         let mut ended = None;
@@ -197,6 +198,7 @@ impl Sweep {
                 .collect();
             let commit = Commit {
                 bucket,
+                epoch: None,
                 events: changes
                     .iter()
                     .map(|(_, change)| {
@@ -213,9 +215,9 @@ impl Sweep {
                     .map(|(version, change)| core.write(change.after, Expect::Version(version)))
                     .collect(),
             };
-            if let Outcome::Done(cursor) = core.commit(&commit, now).await? {
+            if let Outcome::Done(done) = core.commit(&commit, now).await? {
                 swept.revoked += open.len() as u64;
-                return Ok((Some(cursor), None));
+                return Ok((Some(done), None));
             }
             let mut again = Vec::with_capacity(open.len());
             for record in &open {

@@ -20,11 +20,14 @@ use async_trait::async_trait;
 pub mod conformance;
 pub mod embedded;
 pub mod guarded;
+mod leases;
 pub mod redis;
 
 use crate::clock::Timestamp;
 use crate::key::codec::{CodecError, IdempotencyEntry};
 use crate::key::{Action, Actor, Event, KeyId, KeyRecord, OwnerRef, PepperId, Realm};
+
+pub use leases::{Beat, Beaten, LONGEST_WAKE, Leases, Member, MemberId};
 
 /// Most writes of one commit.
 pub const MAX_WRITES: usize = 256;
@@ -82,6 +85,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         false
     }
 
+    /// The verbs by which several processes on this store come to an understanding. None: it has one.
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
+    }
+
     /// Number of shards, a power of two up to 256.
     fn shards(&self) -> u16;
 
@@ -96,6 +104,8 @@ pub struct Found {
     pub record: Box<KeyRecord>,
     /// When it goes.
     pub gone_at: Option<Timestamp>,
+    /// The history that it was found in.
+    pub epoch: Epoch,
 }
 
 /// Is told what changes in a store. Called by its writer, so it must not wait.
@@ -130,6 +140,9 @@ pub struct Commit {
     pub bucket: u8,
     /// Up to [`MAX_WRITES`] records, each once.
     pub writes: Vec<Write>,
+    /// The history that the writes were computed from: in another one they conflict. None: they are right
+    /// whatever was read, as a revocation is.
+    pub epoch: Option<Epoch>,
     /// What happened.
     pub events: Vec<Event>,
     /// Makes the call safe to repeat.
@@ -235,15 +248,33 @@ pub struct OwnerGuard {
 /// What a commit came to. Only [`Outcome::Done`] wrote anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Written. The position of the shard's last log entry, which is this commit's own unless it had
-    /// no writes.
-    Done(LogCursor),
-    /// A record is not what a write expected: read again.
+    /// Written.
+    Done(Done),
+    /// A record, or the history, is not what was expected: read again.
     Conflict,
     /// The idempotency slot is taken: this call was answered before.
     Replay(IdempotencyEntry),
     /// The owner guard does not hold.
     OwnerFull,
+}
+
+/// What was written, where, and who may not know of it yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The position of the shard's last log entry, which is the commit's own unless it had no writes.
+    pub at: LogCursor,
+    /// Whether no lease of an earlier epoch can still run.
+    pub settled: bool,
+    /// Who may answer from memory.
+    pub members: Vec<Member>,
+}
+
+impl Done {
+    /// In a store that nobody else uses.
+    #[must_use]
+    pub const fn alone(at: LogCursor) -> Self {
+        Self { at, settled: true, members: Vec::new() }
+    }
 }
 
 /// A place in a shard's log. Positions begin at 1 and grow by one an entry.

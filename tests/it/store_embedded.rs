@@ -48,7 +48,7 @@ impl Embedded {
 
     async fn done(&self, commit: &Commit, now: Timestamp) -> LogCursor {
         match self.store.commit(commit, now).await.unwrap() {
-            Outcome::Done(cursor) => cursor,
+            Outcome::Done(done) => done.at,
             other => panic!("{other:?}"),
         }
     }

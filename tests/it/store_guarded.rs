@@ -123,7 +123,7 @@ async fn every_result_is_counted_by_its_name() {
     let cursor = LogCursor { epoch: keyclasp::store::Epoch([0; 32]), position: 1 };
     let unreadable = StoreError::Unreadable { what: "x".to_owned(), error: CodecError::UnknownFormat(2) };
     let cases = [
-        ("ok", Ok(Outcome::Done(cursor))),
+        ("ok", Ok(Outcome::Done(Done::alone(cursor)))),
         ("conflict", Ok(Outcome::Conflict)),
         ("replay", Ok(Outcome::Replay(entry))),
         ("owner_full", Ok(Outcome::OwnerFull)),

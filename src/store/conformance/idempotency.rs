@@ -79,6 +79,7 @@ pub async fn a_replay_writes_again(harness: &dyn Harness) {
 
     let entry = IdempotencyEntry { expires_at: now.after(2 * DAY), ..first.entry };
     let empty = Commit {
+        epoch: None,
         bucket: ada.bucket(),
         writes: Vec::new(),
         events: Vec::new(),

@@ -120,7 +120,7 @@ macro_rules! store_conformance {
 /// Commits and expects it to be written.
 async fn done(store: &dyn Store, commit: &Commit, now: Timestamp) -> LogCursor {
     match store.commit(commit, now).await {
-        Ok(Outcome::Done(cursor)) => cursor,
+        Ok(Outcome::Done(done)) => done.at,
         other => panic!("expected the commit to be written, got {other:?}"),
     }
 }

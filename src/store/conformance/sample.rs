@@ -112,7 +112,7 @@ pub fn change(record: &KeyRecord) -> Write {
 #[must_use]
 pub fn commit(writes: Vec<Write>) -> Commit {
     let bucket = writes.first().map_or(0, |write| write.record.id.bucket());
-    Commit { bucket, writes, events: Vec::new(), idempotency: None, guard: None, effect: Effect::Adds }
+    Commit { bucket, writes, epoch: None, events: Vec::new(), idempotency: None, guard: None, effect: Effect::Adds }
 }
 
 /// The commit that creates `record`, with its event.

@@ -10,7 +10,7 @@ use crate::key::codec::{
     CodecError, Header, IdempotencyEntry, decode_idempotency, decode_record, encode_event, encode_idempotency,
     encode_record,
 };
-use crate::store::{Commit, Effect, Epoch, Expect, Idempotency, LogCursor, Outcome, StoreError};
+use crate::store::{Commit, Done, Effect, Epoch, Expect, Idempotency, LogCursor, Outcome, StoreError};
 
 /// A commit as the writer needs it: everything encoded on the caller's thread.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(super) struct Prepared {
     events: Vec<Vec<u8>>,
     idempotency: Option<PreparedSlot>,
     guard: Option<(Digest16, u64)>,
+    epoch: Option<Epoch>,
     now: Timestamp,
     pub(super) effect: Effect,
 }
@@ -76,6 +77,7 @@ impl Prepared {
             events: commit.events.iter().map(encode_event).collect(),
             idempotency: commit.idempotency.as_ref().map(slot),
             guard: commit.guard.as_ref().map(|guard| (owner_digest(&guard.realm, &guard.owner), guard.max.into())),
+            epoch: commit.epoch,
             now,
             effect: commit.effect,
         }
@@ -101,6 +103,9 @@ impl Prepared {
             && self.now < entry.expires_at
         {
             return Ok(Outcome::Replay(entry.clone()));
+        }
+        if self.epoch.is_some_and(|expected| expected != epoch) {
+            return Ok(Outcome::Conflict);
         }
         let mut old = Vec::with_capacity(self.writes.len());
         for write in &self.writes {
@@ -133,7 +138,7 @@ impl Prepared {
             tables.idempotency.insert(&slot.slot, slot.bytes.as_slice())?;
             tables.idempotency_ending.insert(&slot_end_key(slot.expires_at, &slot.slot), ())?;
         }
-        Ok(Outcome::Done(LogCursor { epoch, position }))
+        Ok(Outcome::Done(Done::alone(LogCursor { epoch, position })))
     }
 
     /// Whether the owner would have no more living keys than the guard allows. Looks at as many

@@ -182,14 +182,14 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {
         let records = self.shared.records.read().unwrap_or_else(PoisonError::into_inner);
-        match records.as_ref().map(|records| read::record(records, id, now)) {
+        match records.as_ref().map(|records| read::record(records, self.epoch, id, now)) {
             Some(Ok(record)) => return Ok(record),
             Some(Err(Failure::One(error))) => return Err(error),
             // The file failed: reading as everything else is read tells the writer.
             Some(Err(Failure::File(_))) | None => {}
         }
         drop(records);
-        self.read(|transaction| read::record(&transaction.open_table(tables::RECORDS)?, id, now))
+        self.read(|transaction| read::record(&transaction.open_table(tables::RECORDS)?, self.epoch, id, now))
     }
 
     async fn idempotency(

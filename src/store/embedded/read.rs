@@ -9,7 +9,7 @@ use super::tables::{
 };
 use crate::clock::Timestamp;
 use crate::key::codec::{Header, decode_event, decode_record};
-use crate::key::{KeyId, PepperId};
+use crate::key::{KeyId, KeyRecord, PepperId};
 use crate::store::{
     AuditCursor, AuditPage, AuditQuery, Epoch, Found, ListCursor, ListPage, ListQuery, LogCursor, LogPage, ScanCursor,
     ScanPage, StoreError,
@@ -24,19 +24,26 @@ const SCAN_PAGE: usize = 256;
 pub(super) type Records = redb::ReadOnlyTable<&'static [u8; 16], &'static [u8]>;
 
 /// The record of `id`.
-pub(super) fn record(records: &Records, id: KeyId, now: Timestamp) -> Result<Option<Found>, Failure> {
+pub(super) fn record(records: &Records, epoch: Epoch, id: KeyId, now: Timestamp) -> Result<Option<Found>, Failure> {
+    Ok(living(records, id, now)?.map(|(record, gone_at)| Found { record, gone_at, epoch }))
+}
+
+fn living(records: &Records, id: KeyId, now: Timestamp) -> Result<Option<Living>, Failure> {
     let Some(bytes) = records.get(id.as_bytes())? else { return Ok(None) };
     read_record(id, bytes.value(), now)
 }
 
-fn read_record(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Found>, Failure> {
+/// A record and when it goes, unless it has gone.
+type Living = (Box<KeyRecord>, Option<Timestamp>);
+
+fn read_record(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Living>, Failure> {
     let unreadable = |error| Failure::One(unreadable_record(id, error));
     let header = Header::read(bytes).map_err(unreadable)?;
     if header.is_gone(now) {
         return Ok(None);
     }
     let record = decode_record(id, bytes).map_err(unreadable)?;
-    Ok(Some(Found { record, gone_at: header.gone_at }))
+    Ok(Some((record, header.gone_at)))
 }
 
 /// A page of a list.
@@ -58,8 +65,8 @@ pub(super) fn list(transaction: &ReadTransaction, query: &ListQuery, now: Timest
         if query.after.is_some_and(|after| place <= after) {
             continue;
         }
-        if let Some(found) = record(&records, place.id, now)? {
-            page.records.push(*found.record);
+        if let Some((record, _)) = living(&records, place.id, now)? {
+            page.records.push(*record);
         }
         if page.records.len() >= query.limit || looks >= MAX_LOOKS {
             page.next = Some(place);
@@ -144,7 +151,7 @@ pub(super) fn scan(
         if after == Some(id) {
             continue;
         }
-        page.records.extend(read_record(KeyId::from_bytes(id), bytes.value(), now)?.map(|found| *found.record));
+        page.records.extend(read_record(KeyId::from_bytes(id), bytes.value(), now)?.map(|(record, _)| *record));
         if page.records.len() >= SCAN_PAGE || looks >= MAX_LOOKS {
             page.next = Some(ScanCursor(id.to_vec()));
             break;

@@ -25,7 +25,7 @@ impl RedisStore {
         let look_at = query.limit.saturating_mul(4).clamp(100, LOOK_AT);
         let count = (look_at + 1).to_string();
         let args = [command, from, to, &count].map(|arg| arg.as_bytes().to_vec());
-        let args = std::iter::once(self.expected(query.shard)?).chain(args).collect();
+        let args = std::iter::once(self.expected(query.shard)?.incarnation.to_vec()).chain(args).collect();
         let call = self.scripts.audit.call(vec![keys.incarnation(), keys.audit()], args);
         let (_, mut values) = self.read(&call, self.link.budget()).await?;
         let mut found = values.array()?;
@@ -58,7 +58,7 @@ impl RedisStore {
         let keys = self.check_shard(shard)?;
         let limit = limit.min(MOST_ENTRIES);
         let position = after.map_or(0, |after| after.position);
-        let args = vec![self.expected(shard)?, decimal(position), decimal(limit as u64)];
+        let args = vec![self.expected(shard)?.incarnation.to_vec(), decimal(position), decimal(limit as u64)];
         let call = self.scripts.log.call(vec![keys.incarnation(), keys.position(), keys.log()], args);
         let (incarnation, mut values) = self.read(&call, self.link.budget()).await?;
         let epoch = incarnation.epoch();

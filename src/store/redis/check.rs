@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::info::Info;
 use super::keys::ShardKeys;
 use super::script::{Answer, Incarnation, unexpected};
-use super::{RedisStore, changed};
+use super::{Known, RedisStore, changed};
 use crate::store::{Epoch, Store, StoreError};
 
 /// Field of the `meta` hash: number of shards.
@@ -53,7 +53,8 @@ impl RedisStore {
         if self.incarnations(budget).await? != found {
             return Err(changed());
         }
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = found;
+        let known = found.into_iter().map(|incarnation| Known { incarnation, epoch: incarnation.epoch() }).collect();
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(())
     }
 
@@ -61,7 +62,7 @@ impl RedisStore {
     #[must_use]
     pub fn checked(&self) -> Vec<Epoch> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().map(Incarnation::epoch).collect()
+        known.iter().map(|known| known.epoch).collect()
     }
 
     /// The error for what can be mended without this process: told to whoever starts it, waited for

@@ -1,11 +1,11 @@
 //! The verb that writes.
 
 use super::keys::{ShardKeys, owner_name, realm_name};
-use super::script::{Answer, Call, unexpected};
-use super::{Lane, RedisStore, SLACK, changed, decimal, millis, unreadable};
+use super::script::{Answer, Call, Incarnation, unexpected};
+use super::{Known, Lane, RedisStore, SLACK, changed, decimal, millis, unreadable};
 use crate::clock::Timestamp;
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
-use crate::store::{Commit, Effect, Expect, LogCursor, Outcome, Store, StoreError, Write, shard_of};
+use crate::store::{Commit, Done, Effect, Expect, LogCursor, Outcome, Store, StoreError, Write, shard_of};
 
 impl RedisStore {
     /// See [`Store::commit`]. Sent once: when the connection breaks, nobody knows what came of it,
@@ -13,10 +13,15 @@ impl RedisStore {
     pub(super) async fn write(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, StoreError> {
         commit.check(self.shards())?;
         let shard = shard_of(commit.bucket, self.shards());
-        let call = self.commit_call(shard, commit, now)?;
+        let Known { incarnation, epoch } = self.expected(shard)?;
+        // The script sees to it that the shard is still in this history.
+        if commit.epoch.is_some_and(|expected| expected != epoch) {
+            return Ok(Outcome::Conflict);
+        }
+        let call = self.commit_call(shard, incarnation, commit, now);
         match Answer::parse(self.link.run(Lane::Write, &call, self.link.budget()).await?)? {
-            Answer::Ok(incarnation, mut values) => {
-                Ok(Outcome::Done(LogCursor { epoch: incarnation.epoch(), position: values.number()? }))
+            Answer::Ok(_, mut values) => {
+                Ok(Outcome::Done(Done::alone(LogCursor { epoch, position: values.number()? })))
             }
             Answer::Conflict => Ok(Outcome::Conflict),
             Answer::OwnerFull => Ok(Outcome::OwnerFull),
@@ -43,8 +48,10 @@ impl RedisStore {
     ) -> Result<Option<IdempotencyEntry>, StoreError> {
         let shard = shard_of(bucket, self.shards());
         let keys = ShardKeys::new(shard);
-        let call =
-            self.scripts.get.call(vec![keys.incarnation(), keys.idempotency(&slot)], vec![self.expected(shard)?]);
+        let call = self
+            .scripts
+            .get
+            .call(vec![keys.incarnation(), keys.idempotency(&slot)], vec![self.expected(shard)?.incarnation.to_vec()]);
         let (_, mut values) = self.read(&call, self.link.budget()).await?;
         let Some(bytes) = values.array()?.optional_bytes()? else { return Ok(None) };
         // When it is forgotten stands in front, for the script.
@@ -53,13 +60,13 @@ impl RedisStore {
     }
 
     /// The arguments are named in `scripts/commit.lua`.
-    fn commit_call(&self, shard: u16, commit: &Commit, now: Timestamp) -> Result<Call<'_>, StoreError> {
+    fn commit_call(&self, shard: u16, incarnation: Incarnation, commit: &Commit, now: Timestamp) -> Call<'_> {
         let script = match commit.effect {
             Effect::Adds => &self.scripts.commit_adds,
             Effect::TakesAway => &self.scripts.commit_takes_away,
         };
         let mut args: Vec<Vec<u8>> = vec![
-            self.expected(shard)?,
+            incarnation.to_vec(),
             decimal(now.as_millis()),
             decimal(codec::FORMAT.into()),
             decimal(millis(SLACK)),
@@ -88,7 +95,7 @@ impl RedisStore {
             args.extend(write_args(write, now));
         }
         args.extend(commit.events.iter().map(codec::encode_event));
-        Ok(script.call(vec![ShardKeys::new(shard).incarnation()], args))
+        script.call(vec![ShardKeys::new(shard).incarnation()], args)
     }
 }
 

@@ -22,6 +22,12 @@ pub struct RedisConfig {
     pub audit_max_events: u32,
     /// About how many log entries each shard keeps.
     pub log_max_entries: u32,
+    /// How many replicas may be promoted.
+    pub replicas: u32,
+    /// How many nodes must have a change before it is answered.
+    pub wait: Wait,
+    /// The term of leases. None: as the store says, [`DEFAULT_LEASE`] in a new one.
+    pub lease: Option<Duration>,
     /// Longest that making a connection may take.
     pub connect_timeout: Duration,
     /// Longest that a verb may take, connecting included.
@@ -39,8 +45,41 @@ impl RedisConfig {
             shards: Shards(1),
             audit_max_events: 1_000_000,
             log_max_entries: 100_000,
+            replicas: 0,
+            wait: Wait::Majority,
+            lease: None,
             connect_timeout: Duration::from_secs(1),
             call_timeout: CALL_LIMIT.saturating_sub(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// The term of leases in a store that is new.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+
+/// How many nodes must have a change before it is answered, the primary among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// More than half of them.
+    Majority,
+    /// Every one.
+    All,
+    /// So many.
+    Nodes(u32),
+}
+
+impl Wait {
+    /// How many of `replicas` replicas have to confirm.
+    ///
+    /// # Errors
+    /// When it names no node, or more than there are.
+    pub fn replicas(self, replicas: u32) -> Result<u32, Invalid> {
+        let nodes = replicas.saturating_add(1);
+        match self {
+            Self::Majority => Ok(nodes / 2),
+            Self::All => Ok(replicas),
+            Self::Nodes(named) if (1..=nodes).contains(&named) => Ok(named - 1),
+            Self::Nodes(named) => Err(Invalid::new(format!("names {named} nodes, and there are {nodes}"))),
         }
     }
 }

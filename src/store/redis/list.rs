@@ -11,7 +11,7 @@ use super::{RedisStore, SLACK, decimal, decode, millis};
 use crate::clock::Timestamp;
 use crate::key::KeyRecord;
 use crate::key::codec::FORMAT;
-use crate::store::{Found, ListCursor, ListPage, ListQuery, Store, StoreError, shard_of};
+use crate::store::{ListCursor, ListPage, ListQuery, Store, StoreError, shard_of};
 
 /// Most records of one page.
 const MOST: usize = 1000;
@@ -37,7 +37,7 @@ impl RedisStore {
             }
             None => 0..self.shards(),
         };
-        let sources = shards.map(|shard| Ok(Source::new(shard, query, self.expected(shard)?)));
+        let sources = shards.map(|shard| Ok(Source::new(shard, query, self.expected(shard)?.incarnation.to_vec())));
         let mut merge = Merge { sources: sources.collect::<Result<_, StoreError>>()?, out: Vec::new() };
         for _ in 0..ROUNDS {
             merge.take(limit);
@@ -92,7 +92,7 @@ impl RedisStore {
         let mut records = values.array()?;
         while !records.is_empty() {
             let id = parse_id(&records.bytes()?)?;
-            let Some(Found { record, .. }) = decode(id, &records.bytes()?, now)? else { continue };
+            let Some((record, _)) = decode(id, &records.bytes()?, now)? else { continue };
             // The index goes by a shortened digest; the record knows.
             let owned = query.owner.as_ref().is_none_or(|owner| record.owner.reference == *owner);
             if owned && record.realm == query.realm {

@@ -44,19 +44,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Cmd, Value};
 
-pub use config::{RedisConfig, RedisUrl, Shards};
+pub use config::{DEFAULT_LEASE, RedisConfig, RedisUrl, Shards, Wait};
 
 use self::connection::{Budget, Lane, Link};
 use self::failure::Failure;
 use self::keys::ShardKeys;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
-    AuditPage, AuditQuery, Commit, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
+    AuditPage, AuditQuery, Commit, Epoch, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
     ScanCursor, ScanPage, Store, StoreError, shard_of,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
-use crate::key::{KeyId, PepperId};
+use crate::key::{KeyId, KeyRecord, PepperId};
 use crate::random::{self, Entropy};
 
 /// How much longer than its time Redis keeps what goes by itself.
@@ -72,9 +72,16 @@ pub struct RedisStore {
     scripts: Scripts,
     entropy: Arc<dyn Entropy>,
     /// The incarnation of each shard that has passed the check; empty until one did.
-    known: RwLock<Vec<Incarnation>>,
+    known: RwLock<Vec<Known>>,
     /// Held by who checks: two of them would not know whose word is the later one.
     checking: tokio::sync::Mutex<()>,
+}
+
+/// A history that has passed the check.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    incarnation: Incarnation,
+    epoch: Epoch,
 }
 
 impl fmt::Debug for RedisStore {
@@ -158,11 +165,11 @@ impl RedisStore {
         random::bytes(&*self.entropy).map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 
-    /// The incarnation of a shard that has passed the check, as the first argument of a script.
-    fn expected(&self, shard: u16) -> Result<Vec<u8>, StoreError> {
+    /// The history of a shard that has passed the check.
+    fn expected(&self, shard: u16) -> Result<Known, StoreError> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         match known.get(usize::from(shard)) {
-            Some(incarnation) => Ok(incarnation.as_bytes().to_vec()),
+            Some(known) => Ok(*known),
             None => Err(StoreError::Unavailable("it has not been checked yet".to_owned())),
         }
     }
@@ -181,10 +188,11 @@ impl Store for RedisStore {
     async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {
         let shard = shard_of(id.bucket(), self.shards());
         let keys = ShardKeys::new(shard);
-        let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![self.expected(shard)?]);
+        let Known { incarnation, epoch } = self.expected(shard)?;
+        let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![incarnation.to_vec()]);
         let (_, mut values) = self.read(&call, self.link.budget()).await?;
         match values.array()?.optional_bytes()? {
-            Some(bytes) => decode(id, &bytes, now),
+            Some(bytes) => Ok(decode(id, &bytes, now)?.map(|(record, gone_at)| Found { record, gone_at, epoch })),
             None => Ok(None),
         }
     }
@@ -297,15 +305,18 @@ fn command(name: &str, args: &[&[u8]]) -> Cmd {
     command
 }
 
+/// A record, and when it goes.
+type Living = (Box<KeyRecord>, Option<Timestamp>);
+
 /// The record in `bytes`, unless it is past its time.
-fn decode(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Found>, StoreError> {
+fn decode(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Living>, StoreError> {
     let failed = |error| unreadable(format!("the record of key {id}"), error);
     let header = Header::read(bytes).map_err(failed)?;
     if header.is_gone(now) {
         return Ok(None);
     }
     let record = codec::decode_record(id, bytes).map_err(failed)?;
-    Ok(Some(Found { record, gone_at: header.gone_at }))
+    Ok(Some((record, header.gone_at)))
 }
 
 fn pepper_check(id: &PepperId, bytes: &[u8]) -> Result<[u8; 32], StoreError> {

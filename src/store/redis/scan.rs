@@ -25,11 +25,11 @@ impl RedisStore {
     /// server: Redis' cursors mean nothing in another one.
     pub(super) async fn scan_page(&self, cursor: Option<ScanCursor>, now: Timestamp) -> Result<ScanPage, StoreError> {
         let budget = self.link.budget();
-        let expected = self.expected(0)?;
+        let expected = self.expected(0)?.incarnation.to_vec();
         let mut place = match &cursor {
             None => 0,
             Some(cursor) => match parse(cursor)? {
-                (place, incarnation) if *incarnation.as_bytes() == *expected => place,
+                (place, incarnation) if incarnation.to_vec() == expected => place,
                 _ => return Err(lost()),
             },
         };
@@ -65,7 +65,7 @@ impl RedisStore {
         let pages = by_shard.into_iter().map(|(shard, ids)| async move {
             let keys = ShardKeys::new(shard);
             let names = std::iter::once(keys.incarnation()).chain(ids.iter().map(|id| keys.record(*id))).collect();
-            let call = self.scripts.get.call(names, vec![self.expected(shard)?]);
+            let call = self.scripts.get.call(names, vec![self.expected(shard)?.incarnation.to_vec()]);
             let (_, mut values) = self.read(&call, budget).await?;
             let mut found = values.array()?;
             let mut records = Vec::new();
@@ -76,7 +76,7 @@ impl RedisStore {
             }
             Ok::<_, StoreError>(records)
         });
-        Ok(try_join_all(pages).await?.into_iter().flatten().map(|found| *found.record).collect())
+        Ok(try_join_all(pages).await?.into_iter().flatten().map(|(record, _)| *record).collect())
     }
 }
 

@@ -119,8 +119,9 @@ impl Incarnation {
         Self(bytes)
     }
 
-    pub(super) const fn as_bytes(&self) -> &[u8; Self::LEN] {
-        &self.0
+    /// As an argument of a script.
+    pub(super) fn to_vec(self) -> Vec<u8> {
+        self.0.to_vec()
     }
 
     /// SHA-256(replid ‖ random).

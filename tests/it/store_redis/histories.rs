@@ -125,7 +125,7 @@ async fn commits_that_race_with_checks_are_of_a_checked_history() {
             for at in 0.. {
                 let record = holder("acme", &format!("o{n}")).record(at, now());
                 match store.commit(&sample::create(&record), now()).await {
-                    Ok(Outcome::Done(cursor)) => epochs.push(cursor.epoch),
+                    Ok(Outcome::Done(done)) => epochs.push(done.at.epoch),
                     Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
                     other => panic!("{other:?}"),
                 }

@@ -95,7 +95,7 @@ async fn create(store: &RedisStore, record: &KeyRecord) -> LogCursor {
 
 async fn done(store: &RedisStore, commit: &Commit) -> LogCursor {
     match store.commit(commit, now()).await.unwrap() {
-        Outcome::Done(cursor) => cursor,
+        Outcome::Done(done) => done.at,
         other => panic!("{other:?}"),
     }
 }

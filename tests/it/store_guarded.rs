@@ -12,7 +12,7 @@ use keyclasp::store::conformance::sample::{self, holder};
 use keyclasp::store::embedded::EmbeddedConfig;
 use keyclasp::store::guarded::{Gate, Guarded};
 use keyclasp::store::{
-    AuditFilter, AuditPage, AuditQuery, Commit, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
+    AuditFilter, AuditPage, AuditQuery, Commit, Done, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
     Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use prometheus_client::registry::Registry;

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Lease, LoadedKeyring, StoreUrl};
-use crate::fence::Fence;
+use crate::fence::{Fence, Member};
 use crate::hash::Hasher;
-use crate::random::{Entropy, OsEntropy};
+use crate::random::{self, Entropy, OsEntropy};
 use crate::rpc::admin::Admin;
 use crate::rpc::audit::Audit;
 use crate::rpc::auth::{Authenticator, Binding, Credential, TokenDigest};
@@ -28,16 +28,20 @@ use crate::rpc::gateway::{Health, Rpc};
 use crate::rpc::keys::Keys;
 use crate::rpc::ops::{Ops, Readiness};
 use crate::rpc::serve::{Server, bind};
-use crate::service::{Parts, Service, ServiceMetrics, keyring};
+use crate::service::{Held, Parts, Service, ServiceMetrics, keyring};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::guarded::{Gate, Guarded};
 use crate::store::redis::{RedisConfig, RedisStore};
-use crate::store::{Epoch, Store, StoreError};
+use crate::store::{Epoch, MemberId, Store, StoreError};
 
 /// How often the store is asked whether it is there.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 /// How often a store that is away is looked for.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked whether a lease is held, while none is.
+const LEASE_EVERY: Duration = Duration::from_millis(10);
+/// Longest that giving back the leases may take.
+const LEAVE: Duration = Duration::from_secs(3);
 /// How often what has gone is swept out of an embedded store.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How much one sweep takes out, so that commits do not wait long behind it.
@@ -82,11 +86,12 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     hasher.register(&mut registry);
 
     let store: Arc<dyn Store> = Arc::new(guarded);
-    let records = Arc::new(Fence::new(Arc::clone(&store), config.cache_bytes));
+    let member = Member { id: MemberId(random::bytes(&*entropy)?), clock: Arc::clone(&clock) };
+    let records = Arc::new(Fence::new(Arc::clone(&store), config.cache_bytes, member));
     records.register(&mut registry);
     let service = Service::new(Parts {
         store,
-        records,
+        records: Arc::clone(&records),
         hasher: Arc::new(hasher),
         clock: Arc::clone(&clock),
         entropy,
@@ -117,7 +122,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     let started = Started { listen: listener.local_addr()?, ops_listen: ops_listener.local_addr()? };
 
     let (said, ready) = watch::channel(Readiness::NotReady("the store has not answered yet".to_owned()));
-    let readiness = Speaker { said, health: rpc.health().clone() };
+    let speaker = Speaker { said, health: rpc.health().clone() };
     // SIGTERM was seen; and then: no more calls. The ops port goes on until the drain is over.
     let (stopping, accepting) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = Watched::default();
@@ -139,11 +144,21 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
             loaded,
             require_durable: config.store.require_durable,
             clock: Arc::clone(&clock),
-            readiness: readiness.clone(),
+            records: Arc::clone(&records),
+            speaker: speaker.clone(),
             gate,
         };
         let stopping = stopping.clone();
         async move { stopping.run_until_cancelled_owned(keeper.run()).await.unwrap_or(Ok(())) }
+    });
+    let (left, gone) = oneshot::channel();
+    parts.watch("the watch over the leases", {
+        let records = Arc::clone(&records);
+        async move {
+            records.follow().await;
+            let _ = left.send(());
+            Ok(())
+        }
     });
     if let Backend::Embedded(store) = &backend {
         let died = store.writer_died();
@@ -162,9 +177,14 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     }
     // First, so that the watch over the store does not say otherwise while calls end.
     stopping.cancel();
-    readiness.not_ready("the service is stopping".to_owned()).await;
+    speaker.say(Readiness::NotReady("the service is stopping".to_owned())).await;
     accepting.cancel();
     let report = drained.await.context("the API server did not say how it ended")?;
+    // After the last answer: from here on nobody has to wait for this process.
+    records.leave();
+    if records.term().is_some() && tokio::time::timeout(LEAVE, gone).await.is_err() {
+        tracing::warn!("the leases were not given back in time: the next revocation waits for their end");
+    }
     tracing::info!(dropped = report.dropped, "stopped");
     Ok(())
 }
@@ -235,14 +255,13 @@ struct Speaker {
 }
 
 impl Speaker {
-    async fn ready(&self) {
-        self.health.set_serving(true).await;
-        self.said.send_replace(Readiness::Ready);
-    }
-
-    async fn not_ready(&self, why: String) {
-        self.health.set_serving(false).await;
-        self.said.send_replace(Readiness::NotReady(why));
+    async fn say(&self, readiness: Readiness) {
+        match &readiness {
+            Readiness::Ready => tracing::info!("ready"),
+            Readiness::NotReady(why) => tracing::warn!(why, "not ready"),
+        }
+        self.health.set_serving(readiness == Readiness::Ready).await;
+        self.said.send_replace(readiness);
     }
 }
 
@@ -253,41 +272,46 @@ struct Keeper {
     loaded: LoadedKeyring,
     require_durable: bool,
     clock: Arc<dyn Clock>,
-    readiness: Speaker,
+    records: Arc<Fence<Held>>,
+    speaker: Speaker,
     gate: Gate,
 }
 
 impl Keeper {
     async fn run(self) -> anyhow::Result<()> {
-        // What was said last, so that it is logged once and not twice a second.
+        // Why the store is away, as it was logged last: once and not twice a second.
         let mut away: Option<String> = None;
         // The histories that the store had when it passed its check. None: it has to pass it.
         let mut checked: Option<Vec<Epoch>> = None;
         // Whether it ever passed.
         let mut passed = false;
+        let mut said: Option<Readiness> = None;
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let answer = match &checked {
-                None => self.prepare().await,
+                None => self.prepare().await.map(Some),
                 Some(before) => match self.probe().await {
-                    Ok(epochs) if epochs == *before => continue,
+                    Ok(epochs) if epochs == *before => Ok(None),
                     // A new history may be another store, or one that was emptied: nothing goes there
                     // until it has passed.
                     Ok(_) => {
                         self.gate.set(false);
-                        self.prepare().await
+                        self.prepare().await.map(Some)
                     }
                     Err(error) => Err(error),
                 },
             };
             match answer {
-                Ok(epochs) => {
-                    tracing::info!("the store has passed its check: ready");
-                    self.gate.set(true);
-                    self.readiness.ready().await;
-                    (checked, away, passed) = (Some(epochs), None, true);
+                Ok(fresh) => {
+                    if let Some(epochs) = fresh {
+                        tracing::info!("the store has passed its check");
+                        self.gate.set(true);
+                        self.records.beat_now();
+                        (checked, passed) = (Some(epochs), true);
+                    }
+                    away = None;
                 }
                 // A store that never passed is a mistake of whoever started this. One that did pass
                 // may become usable again, and until then nobody is served from it.
@@ -297,13 +321,31 @@ impl Keeper {
                     checked = None;
                     let error = error.to_string();
                     if away.as_ref() != Some(&error) {
-                        tracing::warn!(error, "not ready");
-                        self.readiness.not_ready(error.clone()).await;
+                        tracing::warn!(error, "the store is away");
                     }
                     away = Some(error);
                     ticks.reset_after(RETRY_EVERY);
                 }
             }
+            let readiness = self.readiness(away.as_deref());
+            if readiness != Readiness::Ready && away.is_none() {
+                ticks.reset_after(LEASE_EVERY);
+            }
+            if said.as_ref() != Some(&readiness) {
+                self.speaker.say(readiness.clone()).await;
+                said = Some(readiness);
+            }
+        }
+    }
+
+    /// Whether this process serves. One that holds leases goes on from memory while the store is away.
+    fn readiness(&self, away: Option<&str>) -> Readiness {
+        let leased = self.records.term().is_some();
+        match away {
+            _ if leased && self.records.holds_all() => Readiness::Ready,
+            Some(why) => Readiness::NotReady(why.to_owned()),
+            None if leased => Readiness::NotReady("no lease is held: the store has not confirmed one yet".to_owned()),
+            None => Readiness::Ready,
         }
     }
 

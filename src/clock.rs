@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time: milliseconds since the Unix epoch, from 1970 to the end of the year 9999
 /// (the range of `google.protobuf.Timestamp`).
@@ -61,22 +61,22 @@ pub trait Clock: Send + Sync {
     /// The wall clock.
     fn now(&self) -> Timestamp;
 
-    /// Time since a fixed point of this process; never goes back. For measuring, not for expiry.
+    /// Time since a fixed point of this process; never goes back, and goes on while the machine is suspended.
+    /// For measuring and for leases, not for expiry.
     fn elapsed(&self) -> Duration;
 }
 
 /// The clocks of the operating system.
 #[derive(Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start: Duration,
 }
 
 impl SystemClock {
     /// The system's clocks; `elapsed` counts from here.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is where the ambient clock becomes an argument")]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: since_boot() }
     }
 }
 
@@ -94,8 +94,16 @@ impl Clock for SystemClock {
     }
 
     fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+        since_boot().saturating_sub(self.start)
     }
+}
+
+/// Time since the machine was started. `std::time::Instant` stands still while it is suspended, and a lease that
+/// did so would outlive those who wait for its end.
+#[expect(clippy::disallowed_methods, reason = "this is where the ambient clock becomes an argument")]
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// A clock that moves only when told to, for tests.

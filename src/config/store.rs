@@ -48,7 +48,7 @@ section! {
             _ => {}
         }
         if let Err(problem) = store.wait.replicas(store.replicas.get()) {
-            reader.refuse("wait", &problem.to_string(), "name as many nodes as there are, or `majority` or `all`");
+            reader.refuse("wait", problem.to_string(), "name as many nodes as there are, or `majority` or `all`");
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, HeaderValue};
@@ -64,8 +65,22 @@ impl Caller {
 /// # Errors
 /// UNAUTHENTICATED where nobody proved who calls.
 pub fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
-    request.extensions().get::<Arc<Call>>().cloned().ok_or_else(|| error::status(absent()))
+    let call = request.extensions().get::<Arc<Call>>().cloned().ok_or_else(|| error::status(absent()))?;
+    Ok(match ends(request) {
+        // The call is shared by all of a connection; its end is its own.
+        ends @ Some(_) => Arc::new(Call { ends, ..Call::clone(&call) }),
+        None => call,
+    })
 }
+
+/// When the caller's time is up, for a method that waits for other replicas.
+pub fn ends<T>(request: &Request<T>) -> Option<Duration> {
+    request.extensions().get::<Ends>().map(|ends| ends.0)
+}
+
+/// When the time of a request is up, among its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends(pub(super) Duration);
 
 /// Where `request` came from, for a method that is open to anyone; empty where it is not known.
 pub fn origin<T>(request: &Request<T>) -> Arc<str> {
@@ -192,7 +207,7 @@ impl Authenticator {
             return Ok(Some(Arc::clone(&shown.call)));
         }
         let Some(principal) = self.authenticate(headers)? else { return Ok(None) };
-        let call = Arc::new(Call { principal: Arc::clone(principal), origin: Arc::clone(origin) });
+        let call = Arc::new(Call { principal: Arc::clone(principal), origin: Arc::clone(origin), ends: None });
         if let Some(value) = headers.get(AUTHORIZATION) {
             shown.get_or_init(|| Shown { header: value.as_bytes().to_vec().into(), call: Arc::clone(&call) });
         }
@@ -382,7 +397,7 @@ mod tests {
         Caller::Anonymous(Anonymous { origin: "192.0.2.1".into() }).attach(request.extensions_mut());
         assert_eq!(call(&request).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(&*origin(&request), "192.0.2.1");
-        let known = Call { principal: principal("me"), origin: "192.0.2.2".into() };
+        let known = Call { principal: principal("me"), origin: "192.0.2.2".into(), ends: None };
         Caller::Known(Arc::new(known)).attach(request.extensions_mut());
         assert_eq!(&*origin(&request), "192.0.2.2");
         let call = call(&request).unwrap();

@@ -34,7 +34,7 @@ use self::form::{Refused, Speech};
 pub use self::health::Health;
 pub use self::route::Route;
 pub use self::unary::{KeyCheck, Written};
-use super::auth::{self, Anonymous, Authenticator, Caller, Shown};
+use super::auth::{self, Anonymous, Authenticator, Caller, Ends, Shown};
 use super::deadline::Form;
 use super::error::status;
 use super::json;
@@ -284,6 +284,9 @@ impl Connection {
         };
         if method.one_message {
             request.body_mut().arrives_within(shared.limits.message_time);
+        }
+        if method.fences {
+            request.extensions_mut().insert(Ends(started.saturating_add(ticket.budget)));
         }
         let work = match form {
             Form::Grpc => Work::Grpc(entry.route.call(caller, request)),

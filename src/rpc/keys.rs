@@ -132,11 +132,11 @@ impl KeyService for Keys {
         written.message().map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
     async fn revoke_own_key(&self, request: Request<v1::RevokeOwnKeyRequest>) -> Answer<v1::RevokeOwnKeyResponse> {
-        let origin = auth::origin(&request);
+        let (origin, ends) = (auth::origin(&request), auth::ends(&request));
         let mut request = request.into_inner();
         let text = ApiKey::new(std::mem::take(&mut request.api_key));
         let reason = convert::reason(&request.reason).map_err(status)?;
-        let fence = self.service.own.revoke(&text, reason, &origin).await.map_err(status)?;
+        let fence = self.service.own.revoke(&text, reason, &origin, ends).await.map_err(status)?;
         Ok(Response::new(v1::RevokeOwnKeyResponse { fence: Some(convert::fence(fence)) }))
     }
 }

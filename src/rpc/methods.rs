@@ -17,6 +17,8 @@ const OPEN_SERVICES: [&str; 3] =
     [HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 /// Methods of ours that need no caller: the presented key is the right.
 const OPEN_METHODS: [&str; 1] = ["/keyclasp.v1.KeyService/RevokeOwnKey"];
+/// What tells what an answer waited for.
+const FENCE: &str = "keyclasp.v1.Fence";
 /// What is stored, but is no part of the API.
 const NOT_FOR_REFLECTION: &str = "keyclasp/store/";
 
@@ -39,6 +41,8 @@ pub(super) struct Method {
     pub(super) one_message: bool,
     /// Whether it is one message each way; only such a method can be called with JSON.
     pub(super) unary: bool,
+    /// Whether it tells what it waited for.
+    pub(super) fences: bool,
     /// What it is asked.
     pub(super) input: MessageDescriptor,
     /// What it answers.
@@ -85,6 +89,10 @@ impl Methods {
                     open: is_open(&service, &path),
                     one_message: !method.is_client_streaming(),
                     unary: !method.is_client_streaming() && !method.is_server_streaming(),
+                    fences: method
+                        .output()
+                        .fields()
+                        .any(|field| field.kind().as_message().is_some_and(|message| message.full_name() == FENCE)),
                     input: method.input(),
                     output: method.output(),
                     path,

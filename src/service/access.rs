@@ -3,6 +3,7 @@
 //! How a caller proves who it is, is the wire's business; here it is known already.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::key::{Actor, Caps, Realm};
 
@@ -151,6 +152,8 @@ pub struct Call {
     pub principal: Arc<Principal>,
     /// Where from, for the audit log; empty where it is not known.
     pub origin: Arc<str>,
+    /// When the caller's time is up, by [`crate::clock::Clock::elapsed`]. None: nobody has said.
+    pub ends: Option<Duration>,
 }
 
 #[cfg(test)]

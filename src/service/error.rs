@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::fence::Unfenced;
 use crate::hash::HashError;
 use crate::key::{LifeError, PolicyViolation};
 use crate::random::EntropyError;
@@ -51,6 +52,8 @@ pub enum ErrorKind {
     Overloaded,
     /// The time that the caller gave was not enough.
     DeadlineExceeded,
+    /// A change that takes something away is stored, and not every replica has confirmed it.
+    NotFenced,
     /// The service is stopping.
     ShuttingDown,
     /// The stored data cannot be read by this version.
@@ -61,7 +64,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Unauthenticated,
         Self::RoleMissing,
         Self::CapExceeded,
@@ -82,6 +85,7 @@ impl ErrorKind {
         Self::StoreFull,
         Self::Overloaded,
         Self::DeadlineExceeded,
+        Self::NotFenced,
         Self::ShuttingDown,
         Self::DataUnreadable,
         Self::Internal,
@@ -163,6 +167,19 @@ impl Error {
     #[must_use]
     pub fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
+    }
+}
+
+impl From<Unfenced> for Error {
+    fn from(unfenced: Unfenced) -> Self {
+        match unfenced {
+            Unfenced::TimeUp { left } => Self::new(
+                ErrorKind::NotFenced,
+                "the change is stored, but not every replica has confirmed it: some may still let the key pass; repeat the call",
+            )
+            .retry_after(left),
+            Unfenced::Unknown(error) => error.into(),
+        }
     }
 }
 

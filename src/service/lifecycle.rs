@@ -308,7 +308,7 @@ impl Lifecycle {
                 Ok(rotated) => rotated,
                 // The rotation may have been this very call, repeated.
                 Err(error) => match core.earlier(token.as_ref(), bucket, now).await? {
-                    Some(again) => return self.rotated_before(again, *record, epoch, now).await,
+                    Some(again) => return self.rotated_before(call, again, *record, epoch, now).await,
                     None => return Err(error),
                 },
             };
@@ -330,16 +330,13 @@ impl Lifecycle {
             };
             match core.commit(&commit, now).await? {
                 Outcome::Done(done) => {
-                    return Ok(Rotated {
-                        key: Seen { record: new, now },
-                        text: Some(text),
-                        old: Some(Seen { record: old, now }),
-                        fence: change.narrows.then_some(Fence::at(&done)),
-                    });
+                    let fence = core.fence_if(change.narrows, bucket, &done, call.ends).await?;
+                    let (key, old) = (Seen { record: new, now }, Some(Seen { record: old, now }));
+                    return Ok(Rotated { key, text: Some(text), old, fence });
                 }
                 Outcome::Replay(entry) => {
                     let again = token.ok_or_else(unasked_replay)?.again(core, entry)?;
-                    return self.rotated_before(again, *record, epoch, now).await;
+                    return self.rotated_before(call, again, *record, epoch, now).await;
                 }
                 Outcome::OwnerFull => return Err(owner_full(policy)),
                 Outcome::Conflict => {}
@@ -351,6 +348,7 @@ impl Lifecycle {
     /// Answers a repeated rotation: writes again, then tells what the first one made.
     async fn rotated_before(
         &self,
+        call: &Call,
         again: Idempotency,
         old: KeyRecord,
         epoch: Epoch,
@@ -370,9 +368,10 @@ impl Lifecycle {
             effect: Effect::TakesAway,
         };
         let Outcome::Done(done) = core.commit(&commit, now).await? else { return Err(contention()) };
+        let fence = core.fence(new_id.bucket(), &done, call.ends).await?;
         let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?.record;
         let old = core.store.get(old.id, now).await?.map(|found| Seen { record: *found.record, now });
-        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(Fence::at(&done)) })
+        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(fence) })
     }
 
     /// Takes one step in a key's life, again when somebody else was faster. `compute` answers
@@ -388,12 +387,15 @@ impl Lifecycle {
         let mut replay = None;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let Found { record, epoch, .. } = core.fetch(&call.principal, Right::Issue, id, now).await?;
+            let found = core.fetch(&call.principal, Right::Issue, id, now).await?;
+            let (record, epoch) = (&found.record, found.epoch);
             let policy = core.policies.of(&record.realm);
-            let Some(change) = compute(&record, policy, now)? else {
+            let Some(change) = compute(record, policy, now)? else {
                 // Somebody else's change made it so, and may not have been answered yet.
-                core.records.forget(id);
-                return Ok(Changed { key: Seen { record: *record, now }, fence: None });
+                if core.fence_earlier(&found, call.ends).await? {
+                    return Ok(Changed { key: Seen { record: *found.record, now }, fence: None });
+                }
+                continue;
             };
             match caps {
                 CapCheck::Whole => call.principal.caps.check(&change.after, &policy.implications, now),
@@ -422,10 +424,8 @@ impl Lifecycle {
             };
             match core.commit(&commit, now).await? {
                 Outcome::Done(done) => {
-                    return Ok(Changed {
-                        key: Seen { record: change.after, now },
-                        fence: change.narrows.then_some(Fence::at(&done)),
-                    });
+                    let fence = core.fence_if(change.narrows, id.bucket(), &done, call.ends).await?;
+                    return Ok(Changed { key: Seen { record: change.after, now }, fence });
                 }
                 Outcome::Replay(entry) => replay = Some(token.ok_or_else(unasked_replay)?.again(core, entry)?),
                 Outcome::Conflict => {}

@@ -39,11 +39,11 @@ pub use policies::Policies;
 use self::access::{Call, Principal, Realms, Right};
 pub use self::held::Held;
 use crate::clock::{Clock, Timestamp};
-use crate::fence;
+use crate::fence::{self, Waited};
 use crate::hash::Hasher;
 use crate::key::{Event, KeyId, KeyRecord, Realm};
 use crate::random::Entropy;
-use crate::store::{Commit, Done, Found, Outcome, Store, Write};
+use crate::store::{Commit, Done, Found, Outcome, Store, Write, shard_of};
 
 /// What the use cases share.
 pub struct Core {
@@ -146,20 +146,16 @@ pub struct Fence {
     pub duration: Duration,
 }
 
-impl Fence {
-    /// Without replicas that answer from memory, the commit itself is the fence.
-    const fn at(done: &Done) -> Self {
-        Self { position: done.at.position, acknowledged: 0, lapsed: 0, duration: Duration::ZERO }
-    }
-}
-
 /// How often a change is computed anew because somebody else was faster.
 const MAX_CONFLICTS: usize = 16;
 
 impl Core {
     /// Writes `commit`, and tells the log and the metrics of its events.
     async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, Error> {
-        let outcome = self.store.commit(commit, now).await?;
+        let outcome = self.store.commit(commit, now).await;
+        // Also when nobody knows what came of it.
+        self.records.changed(commit.writes.iter().map(|write| write.record.id));
+        let outcome = outcome?;
         if matches!(outcome, Outcome::Done(_)) {
             for event in &commit.events {
                 self.metrics.mutated(event.action);
@@ -176,6 +172,41 @@ impl Core {
             }
         }
         Ok(outcome)
+    }
+
+    /// Waits until no replica answers from what was before `done`, a commit in the shard of `bucket`. `ends`: when
+    /// the caller's time is up.
+    async fn fence(&self, bucket: u8, done: &Done, ends: Option<Duration>) -> Result<Fence, Error> {
+        self.fence_shard(shard_of(bucket, self.store.shards()), done, ends).await
+    }
+
+    async fn fence_shard(&self, shard: u16, done: &Done, ends: Option<Duration>) -> Result<Fence, Error> {
+        let waited = self.records.wait(shard, done, ends).await?;
+        let Waited { acknowledged, lapsed, duration } = waited;
+        Ok(Fence { position: done.at.position, acknowledged, lapsed, duration })
+    }
+
+    /// The same, for a change that may not take anything away.
+    async fn fence_if(
+        &self,
+        narrows: bool,
+        bucket: u8,
+        done: &Done,
+        ends: Option<Duration>,
+    ) -> Result<Option<Fence>, Error> {
+        if narrows { self.fence(bucket, done, ends).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Waits until no replica answers from what was before `found`, which somebody else may have written and not
+    /// been answered yet. Answers whether `found` is still of the present history.
+    async fn fence_earlier(&self, found: &Found, ends: Option<Duration>) -> Result<bool, Error> {
+        let id = found.record.id;
+        self.records.forget(id);
+        if self.store.leases().is_none() {
+            return Ok(true);
+        }
+        let shard = shard_of(id.bucket(), self.store.shards());
+        Ok(self.records.wait_for_earlier(shard, found.epoch, ends).await?.is_some())
     }
 
     /// The record of `id`, which `principal` must have `right` to. An unknown id and one in a

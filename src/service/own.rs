@@ -48,7 +48,13 @@ impl SelfRevocation {
     ///
     /// # Errors
     /// When the text is not that of a key, or the store did not answer.
-    pub async fn revoke(&self, text: &ApiKey, reason: Reason, origin: &str) -> Result<Fence, Error> {
+    pub async fn revoke(
+        &self,
+        text: &ApiKey,
+        reason: Reason,
+        origin: &str,
+        ends: Option<Duration>,
+    ) -> Result<Fence, Error> {
         let core = &*self.core;
         // The tag is checked before anything is remembered, so that memory holds real keys alone.
         let parsed = text.parse().map_err(|_| not_recognized())?;
@@ -63,12 +69,18 @@ impl SelfRevocation {
         {
             return Ok(recent.fence);
         }
-        let fence = self.revoke_now(text, reason, origin).await?;
+        let fence = self.revoke_now(text, reason, origin, ends).await?;
         *recent = Some(Recent { at: elapsed, fence });
         Ok(fence)
     }
 
-    async fn revoke_now(&self, text: &ApiKey, reason: Reason, origin: &str) -> Result<Fence, Error> {
+    async fn revoke_now(
+        &self,
+        text: &ApiKey,
+        reason: Reason,
+        origin: &str,
+        ends: Option<Duration>,
+    ) -> Result<Fence, Error> {
         let core = &*self.core;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
@@ -100,7 +112,7 @@ impl SelfRevocation {
                 effect: Effect::TakesAway,
             };
             if let Outcome::Done(done) = core.commit(&commit, now).await? {
-                return Ok(Fence::at(&done));
+                return core.fence(record.id.bucket(), &done, ends).await;
             }
             core.records.forget(record.id);
         }

@@ -7,12 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
+
 use super::access::{Call, Right};
 use super::error::{Error, ErrorKind};
 use super::{Core, Fence, MAX_CONFLICTS, contention, event, page, require};
 use crate::clock::Timestamp;
 use crate::key::{Action, Caps, KeyRecord, OwnerRef, Realm, Reason, Scope, Status};
-use crate::store::{Commit, Done, Effect, Expect, ListCursor, ListPage, ListQuery, MAX_WRITES, Outcome, shard_of};
+use crate::store::{
+    Commit, Done, Effect, Expect, ListCursor, ListPage, ListQuery, MAX_WRITES, Outcome, StoreError, shard_of,
+};
 
 /// Which keys to end: all of the realm that match every filter.
 #[derive(Debug, Clone)]
@@ -94,7 +98,7 @@ impl Sweep {
                     }
                     let (done, ended) = self.revoke_batch(call, batch, selection, &mut swept).await?;
                     if let Some(done) = done {
-                        fences.insert(shard, done);
+                        note(&mut fences, shard, done)?;
                         revoked.remove(&shard);
                     } else if let Some(record) = ended {
                         revoked.entry(shard).or_insert(record);
@@ -108,10 +112,11 @@ impl Sweep {
         }
         if !selection.dry_run {
             for (shard, record) in revoked {
-                fences.insert(shard, self.write_again(call, &record, now).await?);
+                note(&mut fences, shard, self.write_again(call, &record, now).await?)?;
             }
         }
-        swept.fences = fences.values().map(Fence::at).collect();
+        let waits = fences.iter().map(|(shard, done)| core.fence_shard(*shard, done, call.ends));
+        swept.fences = try_join_all(waits).await?;
         Ok(swept)
     }
 
@@ -236,6 +241,19 @@ impl Sweep {
             open = again;
         }
         Err(contention())
+    }
+}
+
+/// Keeps the last commit of each shard: whoever knows of that one knows of those before. All of them must be of
+/// one history, else the earlier ones may be lost.
+fn note(fences: &mut BTreeMap<u16, Done>, shard: u16, done: Done) -> Result<(), Error> {
+    let epoch = done.at.epoch;
+    match fences.insert(shard, done) {
+        Some(before) if before.at.epoch != epoch => {
+            Err(StoreError::Unavailable("its history changed while keys were revoked; repeat the call".to_owned())
+                .into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -44,7 +44,7 @@ fn owner() -> v1::Owner {
 
 fn caller(grants: Vec<Grant>, caps: Caps) -> Call {
     let principal = Principal { name: Actor::parse("caller").unwrap(), grants, caps };
-    Call { principal: Arc::new(principal), origin: "192.0.2.1".into() }
+    Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None }
 }
 
 pub(crate) fn admin() -> Call {

@@ -26,6 +26,7 @@ use keyclasp::store::{
 use tokio::sync::Semaphore;
 
 use crate::support::TempDir;
+use crate::support::api::member;
 
 /// A store whose reads are counted and can be held up after they have read.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl World {
         let hasher = Arc::new(Hasher::new(keyring, Argon2Profile { m_kib: 8, t: 1, p: 1 }, &OsEntropy).unwrap());
         let dynamic = Arc::clone(&store) as Arc<dyn Store>;
         let service = Service::new(Parts {
-            records: Arc::new(Fence::new(Arc::clone(&dynamic), 64 << 20)),
+            records: Arc::new(Fence::new(Arc::clone(&dynamic), 64 << 20, member())),
             store: dynamic,
             hasher: Arc::clone(&hasher),
             clock,
@@ -133,7 +134,7 @@ impl World {
             grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
             caps: Caps::default(),
         };
-        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into() };
+        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None };
         Self { service, store, hasher, call, _dir: dir }
     }
 

@@ -27,6 +27,7 @@ use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl};
 use proptest::prelude::*;
 
 use crate::support::TempDir;
+use crate::support::api::member;
 use crate::support::redis::RedisServer;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -129,7 +130,7 @@ impl World {
             grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
             caps: Caps::default(),
         };
-        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into() };
+        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None };
         Self { service, clock, call, realm: realm.clone(), keys: Vec::new() }
     }
 
@@ -255,7 +256,7 @@ impl World {
                 format!("revoked {} ended {}", swept.revoked, swept.already_ended)
             }
             Op::RevokeOwn(_) => {
-                self.service.own.revoke(&text, Reason::from_static(""), "").await?;
+                self.service.own.revoke(&text, Reason::from_static(""), "", None).await?;
                 "gone".to_owned()
             }
             Op::Validate { required, other_realm, .. } => {
@@ -702,7 +703,7 @@ struct Stored {
 
 impl Stored {
     fn new(name: &'static str, store: Arc<dyn Store>) -> Self {
-        Self { name, records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20)), store }
+        Self { name, records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20, member())), store }
     }
 }
 

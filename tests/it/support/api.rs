@@ -4,15 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, SystemClock};
-use keyclasp::fence::Fence;
+use keyclasp::fence::{Fence, Member};
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::{Argon2Profile, PepperId, SecretBytes};
 use keyclasp::random::OsEntropy;
 use keyclasp::service::{Parts, Policies, Service, ServiceMetrics};
-use keyclasp::store::Store;
 use keyclasp::store::embedded::EmbeddedConfig;
+use keyclasp::store::{MemberId, Store};
 
 use super::TempDir;
+
+/// A process of its own, by the real clock.
+pub(crate) fn member() -> Member {
+    let id = keyclasp::random::bytes(&OsEntropy).unwrap();
+    Member { id: MemberId(id), clock: Arc::new(SystemClock::new()) }
+}
 
 /// The use cases, and what they stand on.
 pub(crate) struct Api {
@@ -37,7 +43,7 @@ impl Api {
         let id = PepperId::parse("p1").unwrap();
         let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
         Service::new(Parts {
-            records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20)),
+            records: Arc::new(Fence::new(Arc::clone(&store), 64 << 20, member())),
             store,
             hasher: Arc::new(Hasher::new(keyring, Argon2Profile::LIGHT, &OsEntropy).unwrap()),
             clock,

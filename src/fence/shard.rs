@@ -1,0 +1,152 @@
+//! A shard as everybody in this process sees it: the lease, readable without a lock, and the generation of
+//! the cache that goes with it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::lease::{Lease, Turn};
+use crate::store::{Beaten, Epoch, LogCursor, LogPage};
+
+/// One shard.
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    /// When the lease ends, in nanoseconds; 0: there is none. Set to 0 *before* a generation ends, and to an
+    /// end *after* the next one has begun: who reads the generation first, and then this, never takes the
+    /// lease of one generation for that of another.
+    until: AtomicU64,
+    state: Mutex<State>,
+    /// The log has entries that were not applied.
+    pub(super) log: Notify,
+    /// Something has changed that only a beat can tell more about.
+    pub(super) beat: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lease: Lease,
+    /// How often the cache began anew.
+    turns: u64,
+    members: usize,
+    settled: bool,
+}
+
+/// A shard, for those who look after the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The history that leases and log are of. None: none has been heard of yet.
+    pub epoch: Option<Epoch>,
+    /// How long the lease still runs. None: there is none.
+    pub left: Option<Duration>,
+    /// Entries of the log that were heard of and not applied yet.
+    pub lag: u64,
+    /// Processes that may hold a lease, this one among them.
+    pub members: usize,
+    /// Whether no lease of an earlier history can still run.
+    pub settled: bool,
+    /// How often everything in memory was dropped, the first time included.
+    pub turns: u64,
+}
+
+impl Shard {
+    /// Whether the lease is held.
+    pub(super) fn is_held(&self, now: Duration) -> bool {
+        nanos(now) < self.until.load(Ordering::Acquire)
+    }
+
+    /// See [`Lease::beaten`]. `renew` begins a new generation.
+    pub(super) fn beaten(
+        &self,
+        sent: Duration,
+        now: Duration,
+        term: Duration,
+        answer: &Beaten,
+        renew: impl FnOnce(),
+    ) -> Turn {
+        let mut state = self.state();
+        let turn = state.lease.beaten(sent, now, term, answer);
+        if turn != Turn::Stale {
+            state.members = answer.members.len();
+            state.settled = answer.settled;
+        }
+        self.publish(&mut state, turn, renew);
+        turn
+    }
+
+    /// See [`Lease::read`].
+    pub(super) fn read(&self, now: Duration, page: &LogPage, renew: impl FnOnce()) -> Turn {
+        let mut state = self.state();
+        let turn = state.lease.read(now, page);
+        self.publish(&mut state, turn, renew);
+        turn
+    }
+
+    /// See [`Lease::applied`].
+    pub(super) fn applied(&self, position: u64) {
+        let mut state = self.state();
+        state.lease.applied(position);
+        self.publish(&mut state, Turn::Same, || {});
+    }
+
+    /// See [`Lease::leave`].
+    pub(super) fn leave(&self, renew: impl FnOnce()) {
+        let mut state = self.state();
+        state.lease.leave();
+        self.publish(&mut state, Turn::Anew, renew);
+    }
+
+    /// See [`Lease::first_heard`].
+    pub(super) fn first_heard(&self, epoch: Epoch, now: Duration) -> Duration {
+        self.state().lease.first_heard(epoch, now)
+    }
+
+    /// The epoch, and since when it is known.
+    pub(super) fn epoch(&self) -> Option<(Epoch, Duration)> {
+        let state = self.state();
+        state.lease.epoch().zip(state.lease.since())
+    }
+
+    /// How far the log has been applied, and in which turn.
+    pub(super) fn cursor(&self) -> Option<(LogCursor, u64)> {
+        let state = self.state();
+        Some((state.lease.cursor()?, state.turns))
+    }
+
+    /// The epoch, if `is_present` says so while no other turn can come in between.
+    pub(super) fn epoch_while(&self, is_present: impl FnOnce() -> bool) -> Option<Epoch> {
+        let state = self.state();
+        state.lease.epoch().filter(|_| is_present())
+    }
+
+    pub(super) fn standing(&self, now: Duration) -> Standing {
+        let state = self.state();
+        Standing {
+            epoch: state.lease.epoch(),
+            left: state.lease.until().and_then(|until| until.checked_sub(now)).filter(|left| !left.is_zero()),
+            lag: state.lease.lag(),
+            members: state.members,
+            settled: state.settled,
+            turns: state.turns,
+        }
+    }
+
+    fn publish(&self, state: &mut State, turn: Turn, renew: impl FnOnce()) {
+        if turn == Turn::Anew {
+            self.until.store(0, Ordering::Release);
+            renew();
+            state.turns += 1;
+        }
+        self.until.store(state.lease.until().map_or(0, nanos), Ordering::Release);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds this lock can be left half-done by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -13,18 +13,18 @@
 //! # What it rests on, where several processes share the store
 //! The rules of docs/CONSISTENCY.md, by number:
 //!
-//! * 1, 7. Everything is of one *epoch* of its shard: a new one drops the lease and all that is in memory
+//! - Rules 1, 7: Everything is of one *epoch* of its shard: a new one drops the lease and all that is in memory
 //!   ([`lease`]).
-//! * 2, 6. A process answers while it holds a *lease* of the shard, which its beats renew: counted from when
+//! - Rules 2, 6: A process answers while it holds a *lease* of the shard, which its beats renew: counted from when
 //!   the beat was sent, and usable once the log has been applied up to the tail that the beat was answered
 //!   with ([`lease`], `follow`).
-//! * 4, 5. Who takes something away waits until every member has applied the change, or has held no lease
+//! - Rules 4, 5: Who takes something away waits until every member has applied the change, or has held no lease
 //!   for certain ([`Fence::wait`]).
-//! * 8. An entry of the log drops the record and detaches its load *before* it counts as applied
+//! - Rule 8: An entry of the log drops the record and detaches its load *before* it counts as applied
 //!   (`follow`).
-//! * 9. A check notes the generation, then asks for the lease, then looks up; what it reads from the store
+//! - Rule 9: A check notes the generation, then asks for the lease, then looks up; what it reads from the store
 //!   must be of the epoch of that generation ([`Fence::find`]).
-//! * 10. Who leaves drops its leases first, and then says so; rows of the silent go once their lease is over
+//! - Rule 10: Who leaves drops its leases first, and then says so; rows of the silent go once their lease is over
 //!   for certain (`follow`, `wait`).
 //!
 //! A store that is neither asked each time. Nothing about a request is kept, and neither is that there is no

@@ -3,9 +3,11 @@
 pub(crate) mod api;
 mod dir;
 pub(crate) mod json;
+pub(crate) mod meddled;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod shell;
+pub(crate) mod world;
 
 use std::time::Duration;
 

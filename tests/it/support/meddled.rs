@@ -1,0 +1,214 @@
+//! A store that does what another one does, but counts its calls, holds them up and loses their answers
+//! when a test says so.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyclasp::clock::Timestamp;
+use keyclasp::key::codec::IdempotencyEntry;
+use keyclasp::key::{KeyId, PepperId};
+use keyclasp::store::{
+    AuditPage, AuditQuery, Beat, Beaten, Commit, Done, Epoch, Found, Health, Identity, Leases, ListPage, ListQuery,
+    LogCursor, LogPage, Member, MemberId, Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
+};
+use tokio::sync::Semaphore;
+
+/// What a test can meddle with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verb {
+    Get,
+    Commit,
+    Log,
+    /// Beats that can grant a lease.
+    Beat,
+    /// Those that only tell how far the log was applied.
+    Acknowledge,
+    Members,
+}
+
+/// The store.
+#[derive(Debug)]
+pub(crate) struct Meddled {
+    store: Arc<dyn Store>,
+    calls: Mutex<BTreeMap<Verb, u64>>,
+    gates: Mutex<BTreeMap<Verb, Gate>>,
+}
+
+#[derive(Debug, Clone)]
+enum Gate {
+    Held(Arc<HeldUp>),
+    /// So many answers get lost.
+    Lost(u32),
+}
+
+/// Calls that have been carried out, and whose answers wait.
+#[derive(Debug)]
+pub(crate) struct HeldUp {
+    /// A permit for each that waits.
+    waiting: Semaphore,
+    /// A permit for each that may go.
+    going: Semaphore,
+}
+
+impl HeldUp {
+    /// Waits until a call has been carried out and waits.
+    pub(crate) async fn one_waits(&self) {
+        tokio::time::timeout(Duration::from_secs(30), self.waiting.acquire()).await.unwrap().unwrap().forget();
+    }
+
+    /// Lets one go.
+    pub(crate) fn let_one_go(&self) {
+        self.going.add_permits(1);
+    }
+}
+
+impl Meddled {
+    /// Does what `store` does.
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, calls: Mutex::default(), gates: Mutex::default() }
+    }
+
+    /// How often the store was called.
+    pub(crate) fn calls(&self, verb: Verb) -> u64 {
+        self.calls.lock().unwrap().get(&verb).copied().unwrap_or_default()
+    }
+
+    /// From now on the answers of a verb wait.
+    pub(crate) fn hold_up(&self, verb: Verb) -> Arc<HeldUp> {
+        let held = Arc::new(HeldUp { waiting: Semaphore::new(0), going: Semaphore::new(0) });
+        self.gates.lock().unwrap().insert(verb, Gate::Held(Arc::clone(&held)));
+        held
+    }
+
+    /// Ends what [`Self::hold_up`] began: all go.
+    pub(crate) fn let_go(&self, verb: Verb) {
+        if let Some(Gate::Held(held)) = self.gates.lock().unwrap().remove(&verb) {
+            held.going.add_permits(1 << 20);
+        }
+    }
+
+    /// Calls of a verb pass again; those that are held up already stay so.
+    pub(crate) fn pass(&self, verb: Verb) {
+        self.gates.lock().unwrap().remove(&verb);
+    }
+
+    /// The next answer of a verb gets lost: it was carried out, and nobody knows.
+    pub(crate) fn lose_one(&self, verb: Verb) {
+        self.gates.lock().unwrap().insert(verb, Gate::Lost(1));
+    }
+
+    async fn meddle<T>(&self, verb: Verb, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let answer = call.await;
+        *self.calls.lock().unwrap().entry(verb).or_default() += 1;
+        let gate = {
+            let mut gates = self.gates.lock().unwrap();
+            match gates.get_mut(&verb) {
+                Some(Gate::Held(held)) => Some(Gate::Held(Arc::clone(held))),
+                Some(Gate::Lost(left)) if *left > 0 => {
+                    *left -= 1;
+                    Some(Gate::Lost(0))
+                }
+                _ => None,
+            }
+        };
+        match gate {
+            Some(Gate::Held(held)) => {
+                held.waiting.add_permits(1);
+                held.going.acquire().await.unwrap().forget();
+                answer
+            }
+            Some(Gate::Lost(_)) => Err(StoreError::Unavailable("its answer got lost".to_owned())),
+            None => answer,
+        }
+    }
+
+    fn shared(&self) -> &dyn Leases {
+        self.store.leases().unwrap()
+    }
+}
+
+#[async_trait]
+impl Store for Meddled {
+    async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {
+        self.meddle(Verb::Get, self.store.get(id, now)).await
+    }
+    async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, StoreError> {
+        self.meddle(Verb::Commit, self.store.commit(commit, now)).await
+    }
+    async fn log(&self, shard: u16, after: Option<LogCursor>, limit: usize) -> Result<LogPage, StoreError> {
+        self.meddle(Verb::Log, self.store.log(shard, after, limit)).await
+    }
+    async fn idempotency(
+        &self,
+        bucket: u8,
+        slot: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<IdempotencyEntry>, StoreError> {
+        self.store.idempotency(bucket, slot, now).await
+    }
+    async fn list(&self, query: &ListQuery, now: Timestamp) -> Result<ListPage, StoreError> {
+        self.store.list(query, now).await
+    }
+    async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+        self.store.audit(query).await
+    }
+    async fn scan(&self, cursor: Option<ScanCursor>, now: Timestamp) -> Result<ScanPage, StoreError> {
+        self.store.scan(cursor, now).await
+    }
+    async fn pepper_checks(&self) -> Result<Vec<(PepperId, [u8; 32])>, StoreError> {
+        self.store.pepper_checks().await
+    }
+    async fn add_pepper_check(&self, id: &PepperId, check: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        self.store.add_pepper_check(id, check).await
+    }
+    async fn remove_pepper_check(&self, id: &PepperId) -> Result<(), StoreError> {
+        self.store.remove_pepper_check(id).await
+    }
+    async fn health(&self, now: Timestamp) -> Result<Health, StoreError> {
+        self.store.health(now).await
+    }
+    fn observe(&self, observer: Arc<dyn Observer>) -> bool {
+        self.store.observe(observer)
+    }
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.store.leases().map(|_| self as &dyn Leases)
+    }
+    fn shards(&self) -> u16 {
+        self.store.shards()
+    }
+    fn identity(&self) -> Identity {
+        self.store.identity()
+    }
+}
+
+#[async_trait]
+impl Leases for Meddled {
+    fn term(&self) -> Duration {
+        self.shared().term()
+    }
+    async fn beat(&self, shard: u16, beat: &Beat) -> Result<Beaten, StoreError> {
+        let verb = if beat.confirmed { Verb::Beat } else { Verb::Acknowledge };
+        self.meddle(verb, self.shared().beat(shard, beat)).await
+    }
+    async fn members(&self, shard: u16) -> Result<Beaten, StoreError> {
+        self.meddle(Verb::Members, self.shared().members(shard)).await
+    }
+    async fn remove(&self, shard: u16, epoch: Epoch, member: &Member) -> Result<bool, StoreError> {
+        self.shared().remove(shard, epoch, member).await
+    }
+    async fn release(&self, shard: u16, member: MemberId) -> Result<(), StoreError> {
+        self.shared().release(shard, member).await
+    }
+    async fn settle(&self, shard: u16, epoch: Epoch) -> Result<(), StoreError> {
+        self.shared().settle(shard, epoch).await
+    }
+    async fn barrier(&self, shard: u16) -> Result<Done, StoreError> {
+        self.shared().barrier(shard).await
+    }
+    async fn wake(&self, after: &[(u16, u64)], limit: Duration) -> Result<Vec<(u16, u64)>, StoreError> {
+        self.shared().wake(after, limit).await
+    }
+}

@@ -1,0 +1,118 @@
+//! The use cases of one process over a store that a test can meddle with, and the calls that tests make.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyclasp::clock::Clock;
+use keyclasp::fence::Fence;
+use keyclasp::hash::{Hasher, Keyring, Pepper};
+use keyclasp::key::{
+    Actor, ApiKey, Argon2Profile, Caps, Cidrs, Description, Draft, KeyId, Lifetime, Metadata, Name, Owner, OwnerKind,
+    OwnerRef, PepperId, Principals, Realm, Reason, Scopes, SecretBytes,
+};
+use keyclasp::random::OsEntropy;
+use keyclasp::service::access::{Call, Grant, Principal, Realms, Role};
+use keyclasp::service::lifecycle::Changed;
+use keyclasp::service::validate::{Check, Outcome};
+use keyclasp::service::{Error, Held, Parts, Policies, Service, ServiceMetrics};
+use keyclasp::store::Store;
+
+use super::api::member;
+use super::meddled::Meddled;
+
+/// One process.
+pub(crate) struct World {
+    pub(crate) service: Service,
+    pub(crate) store: Arc<Meddled>,
+    pub(crate) records: Arc<Fence<Held>>,
+    pub(crate) hasher: Arc<Hasher>,
+    pub(crate) call: Call,
+}
+
+impl World {
+    /// Over `store`. All have the same pepper, so one knows the keys of the other.
+    pub(crate) fn over(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let store = Arc::new(Meddled::new(store));
+        let id = PepperId::parse("p1").unwrap();
+        let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
+        let hasher = Arc::new(Hasher::new(keyring, Argon2Profile { m_kib: 8, t: 1, p: 1 }, &OsEntropy).unwrap());
+        let dynamic = Arc::clone(&store) as Arc<dyn Store>;
+        let records = Arc::new(Fence::new(Arc::clone(&dynamic), 64 << 20, member()));
+        let service = Service::new(Parts {
+            records: Arc::clone(&records),
+            store: dynamic,
+            hasher: Arc::clone(&hasher),
+            clock,
+            entropy: Arc::new(OsEntropy),
+            policies: Policies::default(),
+            retention: Duration::from_secs(3600),
+            metrics: ServiceMetrics::new(),
+        });
+        let principal = Principal {
+            name: Actor::parse("tester").unwrap(),
+            grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
+            caps: Caps::default(),
+        };
+        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None };
+        Self { service, store, records, hasher, call }
+    }
+
+    /// A new key.
+    pub(crate) async fn key(&self, lifetime: Option<Lifetime>) -> (KeyId, ApiKey) {
+        let draft = Draft {
+            realm: Realm::parse("acme").unwrap(),
+            owner: Owner {
+                reference: OwnerRef::parse(OwnerKind::External, "ada").unwrap(),
+                display_name: Name::parse("").unwrap(),
+            },
+            name: Name::parse("a key").unwrap(),
+            description: Description::parse("").unwrap(),
+            scopes: Scopes::parse(&[] as &[&str]).unwrap(),
+            lifetime,
+            not_before: None,
+            allowed_cidrs: Cidrs::parse(&[] as &[&str]).unwrap(),
+            allowed_principals: Principals::parse(&[] as &[&str]).unwrap(),
+            metadata: Metadata::parse(std::iter::empty::<(&str, &str)>()).unwrap(),
+        };
+        let created = self.service.keys.create(&self.call, draft, None).await.unwrap();
+        (created.key.record.id, created.text.unwrap())
+    }
+
+    /// What a check of a key comes to.
+    pub(crate) async fn try_check(&self, text: &ApiKey) -> Result<Outcome, Error> {
+        let check = Check { text, realm: None, required_scopes: &[], source_address: None, source_principal: None };
+        Ok(self.service.validator.validate(&self.call, &check).await?.outcome)
+    }
+
+    /// The same, where a decision must come of it.
+    pub(crate) async fn check(&self, text: &ApiKey) -> Outcome {
+        self.try_check(text).await.unwrap()
+    }
+
+    /// The version of the record that a check sees.
+    pub(crate) async fn version(&self, text: &ApiKey) -> u64 {
+        let check = Check { text, realm: None, required_scopes: &[], source_address: None, source_principal: None };
+        let checked = self.service.validator.validate(&self.call, &check).await.unwrap();
+        checked.record.unwrap().record().version
+    }
+
+    /// Ends a key, whatever comes of it.
+    pub(crate) async fn try_revoke(&self, id: KeyId) -> Result<Changed, Error> {
+        self.service.keys.revoke(&self.call, id, Reason::parse("").unwrap(), None).await
+    }
+
+    /// Ends a key.
+    pub(crate) async fn revoke(&self, id: KeyId) -> Changed {
+        self.try_revoke(id).await.unwrap()
+    }
+
+    /// Suspends a key.
+    pub(crate) async fn suspend(&self, id: KeyId) -> Changed {
+        self.service.keys.suspend(&self.call, id, Reason::parse("").unwrap(), None).await.unwrap()
+    }
+
+    /// Lifts that.
+    pub(crate) async fn resume(&self, id: KeyId) -> Changed {
+        self.service.keys.resume(&self.call, id, Reason::parse("").unwrap()).await.unwrap()
+    }
+}

@@ -16,8 +16,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{
-    AuditPage, AuditQuery, CALL_LIMIT, Commit, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
-    Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
+    AuditPage, AuditQuery, Beat, Beaten, CALL_LIMIT, Commit, Done, Epoch, Found, Health, Identity, Leases, ListPage,
+    ListQuery, LogCursor, LogPage, Member, MemberId, Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::IdempotencyEntry;
@@ -78,6 +78,10 @@ impl Guarded {
         );
     }
 
+    fn inner(&self) -> Result<&dyn Leases, StoreError> {
+        self.store.leases().ok_or_else(|| StoreError::Misuse("leases of a store that has none".to_owned()))
+    }
+
     async fn call<T>(
         &self,
         verb: Verb,
@@ -96,7 +100,7 @@ impl Guarded {
                 }),
             }
         } else {
-            Err(StoreError::Unavailable("it has not passed its check yet, see the log".to_owned()))
+            Err(closed())
         };
         let took = self.clock.elapsed().saturating_sub(start);
         if let Some(metrics) = self.verbs.get(verb as usize) {
@@ -136,6 +140,10 @@ impl Gate {
     fn is_open(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("it has not passed its check yet, see the log".to_owned())
 }
 
 fn ok<T>(_: &T) -> CallResult {
@@ -201,8 +209,52 @@ impl Store for Guarded {
         self.store.shards()
     }
 
+    fn leases(&self) -> Option<&dyn Leases> {
+        self.store.leases().map(|_| self as &dyn Leases)
+    }
+
     fn identity(&self) -> Identity {
         self.store.identity()
+    }
+}
+
+#[async_trait]
+impl Leases for Guarded {
+    fn term(&self) -> Duration {
+        self.store.leases().map(Leases::term).unwrap_or_default()
+    }
+
+    async fn beat(&self, shard: u16, beat: &Beat) -> Result<Beaten, StoreError> {
+        self.call(Verb::Beat, self.inner()?.beat(shard, beat), ok).await
+    }
+
+    async fn members(&self, shard: u16) -> Result<Beaten, StoreError> {
+        self.call(Verb::Members, self.inner()?.members(shard), ok).await
+    }
+
+    async fn remove(&self, shard: u16, epoch: Epoch, member: &Member) -> Result<bool, StoreError> {
+        self.call(Verb::Remove, self.inner()?.remove(shard, epoch, member), ok).await
+    }
+
+    async fn release(&self, shard: u16, member: MemberId) -> Result<(), StoreError> {
+        self.call(Verb::Release, self.inner()?.release(shard, member), ok).await
+    }
+
+    async fn settle(&self, shard: u16, epoch: Epoch) -> Result<(), StoreError> {
+        self.call(Verb::Settle, self.inner()?.settle(shard, epoch), ok).await
+    }
+
+    async fn barrier(&self, shard: u16) -> Result<Done, StoreError> {
+        self.call(Verb::Barrier, self.inner()?.barrier(shard), ok).await
+    }
+
+    /// Not counted: it is slow because nothing happens.
+    async fn wake(&self, after: &[(u16, u64)], limit: Duration) -> Result<Vec<(u16, u64)>, StoreError> {
+        if !self.gate.is_open() {
+            return Err(closed());
+        }
+        let answer = tokio::time::timeout(self.limit, self.inner()?.wake(after, limit)).await;
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("wake did not answer within {:?}", self.limit))))
     }
 }
 
@@ -242,10 +294,16 @@ enum Verb {
     Scan,
     Peppers,
     Health,
+    Beat,
+    Members,
+    Remove,
+    Release,
+    Settle,
+    Barrier,
 }
 
 impl Verb {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 15] = [
         Self::Get,
         Self::Idempotency,
         Self::Commit,
@@ -255,6 +313,12 @@ impl Verb {
         Self::Scan,
         Self::Peppers,
         Self::Health,
+        Self::Beat,
+        Self::Members,
+        Self::Remove,
+        Self::Release,
+        Self::Settle,
+        Self::Barrier,
     ];
 
     const fn name(self) -> &'static str {
@@ -268,6 +332,12 @@ impl Verb {
             Self::Scan => "scan",
             Self::Peppers => "peppers",
             Self::Health => "health",
+            Self::Beat => "beat",
+            Self::Members => "members",
+            Self::Remove => "remove",
+            Self::Release => "release",
+            Self::Settle => "settle",
+            Self::Barrier => "barrier",
         }
     }
 }

@@ -12,8 +12,8 @@ use keyclasp::store::conformance::sample::{self, holder};
 use keyclasp::store::embedded::EmbeddedConfig;
 use keyclasp::store::guarded::{Gate, Guarded};
 use keyclasp::store::{
-    AuditFilter, AuditPage, AuditQuery, Commit, Done, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage,
-    Outcome, ScanCursor, ScanPage, Store, StoreError,
+    AuditFilter, AuditPage, AuditQuery, Beat, Beaten, Commit, Done, Epoch, Found, Health, Identity, Leases, ListPage,
+    ListQuery, LogCursor, LogPage, Member, MemberId, Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use prometheus_client::registry::Registry;
 
@@ -71,8 +71,39 @@ impl Store for Scripted {
     fn shards(&self) -> u16 {
         1
     }
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
+    }
     fn identity(&self) -> Identity {
         Identity { kind: "scripted", location: "here".to_owned() }
+    }
+}
+
+#[async_trait]
+impl Leases for Scripted {
+    fn term(&self) -> Duration {
+        Duration::from_secs(7)
+    }
+    async fn beat(&self, _: u16, _: &Beat) -> Result<Beaten, StoreError> {
+        self.hang().await
+    }
+    async fn members(&self, _: u16) -> Result<Beaten, StoreError> {
+        self.hang().await
+    }
+    async fn remove(&self, _: u16, _: Epoch, _: &Member) -> Result<bool, StoreError> {
+        self.hang().await
+    }
+    async fn release(&self, _: u16, _: MemberId) -> Result<(), StoreError> {
+        self.hang().await
+    }
+    async fn settle(&self, _: u16, _: Epoch) -> Result<(), StoreError> {
+        self.hang().await
+    }
+    async fn barrier(&self, _: u16) -> Result<Done, StoreError> {
+        self.hang().await
+    }
+    async fn wake(&self, _: &[(u16, u64)], _: Duration) -> Result<Vec<(u16, u64)>, StoreError> {
+        self.hang().await
     }
 }
 
@@ -95,6 +126,8 @@ async fn every_verb_is_given_up_and_named() {
     let (store, clock) = guarded(Ok(Outcome::Conflict));
     let (ada, now, pepper) = (holder("acme", "ada"), clock.now(), PepperId::parse("p1").unwrap());
     let audit = AuditQuery { shard: 0, after: None, newest_first: false, filter: AuditFilter::default(), limit: 1 };
+    let (leases, member) = (store.leases().unwrap(), Member { id: MemberId([1; 16]), beat: 1, applied: 0 });
+    let beat = Beat { member: member.id, number: 1, applied: None, confirmed: true };
     let errors = [
         ("get", store.get(ada.id(1), now).await.unwrap_err()),
         ("idempotency", store.idempotency(0, [0; 32], now).await.unwrap_err()),
@@ -106,15 +139,24 @@ async fn every_verb_is_given_up_and_named() {
         ("peppers", store.add_pepper_check(&pepper, [0; 32]).await.unwrap_err()),
         ("peppers", store.remove_pepper_check(&pepper).await.unwrap_err()),
         ("health", store.health(now).await.unwrap_err()),
+        ("beat", leases.beat(0, &beat).await.unwrap_err()),
+        ("members", leases.members(0).await.unwrap_err()),
+        ("remove", leases.remove(0, Epoch([0; 32]), &member).await.unwrap_err()),
+        ("release", leases.release(0, member.id).await.unwrap_err()),
+        ("settle", leases.settle(0, Epoch([0; 32])).await.unwrap_err()),
+        ("barrier", leases.barrier(0).await.unwrap_err()),
+        ("wake", leases.wake(&[(0, 0)], Duration::from_secs(60)).await.unwrap_err()),
     ];
+    assert_eq!(leases.term(), Duration::from_secs(7));
     for (verb, error) in &errors {
         assert_eq!(*error, StoreError::Unavailable(format!("{verb} did not answer within 1ms")));
     }
     let metrics = metrics(&store);
-    for (verb, count) in [("get", 1), ("list", 1), ("peppers", 3), ("health", 1)] {
+    for (verb, count) in [("get", 1), ("list", 1), ("peppers", 3), ("health", 1), ("beat", 1), ("barrier", 1)] {
         let line = format!("keyclasp_store_calls_total{{verb=\"{verb}\",result=\"unavailable\"}} {count}\n");
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
+    assert!(!metrics.contains("wake"), "it is slow because nothing happens: {metrics}");
 }
 
 #[tokio::test]
@@ -162,8 +204,18 @@ async fn a_closed_gate_lets_nothing_through_but_health() {
     let id = KeyId::from_bytes([1; 16]);
     assert!(matches!(guarded.get(id, now).await, Err(StoreError::Unavailable(_))));
     assert!(guarded.health(now).await.is_ok());
+    assert!(guarded.leases().is_none(), "the store has none");
     gate.set(true);
     assert_eq!(guarded.get(id, now).await, Ok(None));
     gate.set(false);
     assert!(matches!(guarded.get(id, now).await, Err(StoreError::Unavailable(_))));
+
+    let clock = Arc::new(ManualClock::new(now));
+    let store = Arc::new(Scripted { clock: clock.clone(), commit: Ok(Outcome::Conflict) });
+    let guarded = Guarded::new(store, clock).with_gate(gate);
+    let leases = guarded.leases().unwrap();
+    let answers = [leases.wake(&[(0, 0)], Duration::ZERO).await.map(drop), leases.members(0).await.map(drop)];
+    for answer in answers {
+        assert!(matches!(&answer, Err(StoreError::Unavailable(text)) if text.contains("its check")), "{answer:?}");
+    }
 }

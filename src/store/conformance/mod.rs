@@ -16,6 +16,7 @@ mod audit;
 mod commit;
 mod guard;
 mod idempotency;
+mod leases;
 mod life;
 mod limits;
 mod list;
@@ -30,6 +31,7 @@ pub use audit::*;
 pub use commit::*;
 pub use guard::*;
 pub use idempotency::*;
+pub use leases::*;
 pub use life::*;
 pub use limits::*;
 pub use list::*;
@@ -56,7 +58,8 @@ pub trait Harness: Send + Sync {
 }
 
 /// Makes a test of each function of the suite: `store_conformance!(make)`, where
-/// `async fn make() -> impl Harness`. Needs tokio's `#[tokio::test]` in reach.
+/// `async fn make() -> impl Harness`. Needs tokio's `#[tokio::test]` in reach. Stores that several processes
+/// may share pass `store_conformance!(leases make)` as well.
 #[macro_export]
 macro_rules! store_conformance {
     ($make:path) => {
@@ -104,6 +107,21 @@ macro_rules! store_conformance {
             unicode_comes_back_as_it_was,
             pepper_checks_are_written_once,
             health_speaks_of_every_shard,
+        );
+    };
+    (leases $make:path) => {
+        $crate::store_conformance!(
+            @ $make:
+            a_beat_registers_and_answers_the_shard,
+            beats_never_go_back,
+            what_was_applied_in_another_history_is_nothing,
+            who_is_not_silent_is_not_removed,
+            who_is_released_is_gone,
+            a_settled_history_is_said_to_be,
+            a_barrier_is_at_the_last_entry_and_is_none,
+            a_commit_tells_who_may_not_know_of_it,
+            a_wait_ends_with_an_entry_or_at_its_limit,
+            leases_of_no_shard_are_misuse,
         );
     };
     (@ $make:path: $($name:ident),* $(,)?) => {

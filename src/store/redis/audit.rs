@@ -104,7 +104,8 @@ fn log_entry(mut entry: Values) -> Result<LogEntry, StoreError> {
     Ok(LogEntry { position, id: id.ok_or_else(|| unexpected("a key's id"))?, version })
 }
 
-fn place(bytes: &[u8]) -> Result<(u64, u64), StoreError> {
+/// A place in a stream: position and index.
+pub(super) fn place(bytes: &[u8]) -> Result<(u64, u64), StoreError> {
     std::str::from_utf8(bytes)
         .ok()
         .and_then(|text| text.split_once('-'))

@@ -1,7 +1,7 @@
 //! The check: whether this server can be relied on, and which histories its shards are in. Nothing
 //! else says which history may be read and written.
 
-use std::sync::PoisonError;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use redis::Value;
@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::info::Info;
 use super::keys::ShardKeys;
 use super::script::{Answer, Incarnation, unexpected};
-use super::{Known, RedisStore, changed};
+use super::{Checked, DEFAULT_LEASE, Known, RedisStore, changed, decimal, millis};
 use crate::store::{Epoch, Store, StoreError};
 
 /// Field of the `meta` hash: number of shards.
@@ -27,9 +27,18 @@ impl RedisStore {
     /// [`StoreError::Unavailable`] while the server is out of reach: try again;
     /// [`StoreError::Refused`] when it must not be used. Once a check has passed, it was configured
     /// right: what a failover or its operator may mend is `Unavailable` from then on, and only what
-    /// no waiting heals (its version, its mode, the number of shards) is `Refused`. What was known
-    /// before stays known.
+    /// no waiting heals (its version, its mode, the number of shards, the term of leases) is `Refused`.
+    /// What was known before stays known.
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.pass(Terms::AsConfigured).await.map(drop)
+    }
+
+    /// [`Self::check`] of a store with whatever term of leases; answers the longest one that is known in it.
+    pub(super) async fn check_any_term(&self) -> Result<Duration, StoreError> {
+        self.pass(Terms::Any).await
+    }
+
+    async fn pass(&self, terms: Terms) -> Result<Duration, StoreError> {
         let _turn = self.checking.lock().await;
         let budget = self.link.budget();
         let location = self.config.url.location();
@@ -44,25 +53,31 @@ impl RedisStore {
         if let Some(reservation) = info.reservation(location) {
             return Err(self.reserved(reservation));
         }
-        // The first shard holds the settings. Nothing is written where they are other ones.
-        let mut found = vec![self.hello(0, budget).await?];
-        found.extend(try_join_all((1..self.shards()).map(|shard| self.hello(shard, budget))).await?);
+        // The first shard holds the settings. Nothing is written where they are other ones. Its term of
+        // leases is that of all of them.
+        let configured = self.config.lease;
+        let first = self.hello(0, terms.expected(configured), configured.unwrap_or(DEFAULT_LEASE), budget).await?;
+        let (expected, term) = (terms.expected(Some(first.1)), first.1);
+        let others = (1..self.shards()).map(|shard| self.hello(shard, expected, term, budget));
+        let mut all = vec![first];
+        all.extend(try_join_all(others).await?);
+        let term = all.iter().map(|(_, term)| *term).max().unwrap_or(term);
+        let found: Vec<_> = all.into_iter().map(|(incarnation, _)| incarnation).collect();
         // Between the first word and the last, the server may have become another one. A history
         // that was left never comes again, so where all of them are as they were found, all of them
         // were there at the same time.
         if self.incarnations(budget).await? != found {
             return Err(changed());
         }
-        let known = found.into_iter().map(|incarnation| Known { incarnation, epoch: incarnation.epoch() }).collect();
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
-        Ok(())
+        let shards = found.into_iter().map(|incarnation| Known { incarnation, epoch: incarnation.epoch() }).collect();
+        self.learn(Checked { term, shards });
+        Ok(term)
     }
 
     /// The epochs that passed the last check, one for each shard; none before the first.
     #[must_use]
     pub fn checked(&self) -> Vec<Epoch> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().map(|known| known.epoch).collect()
+        self.known().shards.iter().map(|known| known.epoch).collect()
     }
 
     /// The error for what can be mended without this process: told to whoever starts it, waited for
@@ -88,20 +103,29 @@ impl RedisStore {
         try_join_all((0..self.shards()).map(incarnation)).await
     }
 
-    /// Makes a shard usable: it has an incarnation of this node's own afterwards.
-    async fn hello(&self, shard: u16, budget: Budget) -> Result<Incarnation, StoreError> {
+    /// Makes a shard usable: it has an incarnation of this node's own afterwards, and a term of leases, which
+    /// is `expected` (none: whichever) and `new` where there was none.
+    async fn hello(
+        &self,
+        shard: u16,
+        expected: Option<Duration>,
+        new: Duration,
+        budget: Budget,
+    ) -> Result<(Incarnation, Duration), StoreError> {
         let random: [u8; 16] = self.random()?;
         let ours = self.shards().to_string();
         let mut keys = vec![ShardKeys::new(shard).incarnation()];
-        let mut args = vec![random.to_vec()];
+        let mut args =
+            vec![random.to_vec(), expected.map_or_else(Vec::new, |term| decimal(millis(term))), decimal(millis(new))];
         if shard == 0 {
             keys.push(ShardKeys::meta());
             args.extend([SHARDS.into(), ours.clone().into_bytes()]);
         }
         let call = self.scripts.hello.call(keys, args);
         match Answer::parse(self.link.run(Lane::Write, &call, budget).await?)? {
-            Answer::Ok(incarnation, _) => Ok(incarnation),
+            Answer::Ok(incarnation, mut values) => Ok((incarnation, Duration::from_millis(values.number()?))),
             Answer::NotPrimary => Err(self.not_primary()),
+            Answer::Lease(stored) => Err(StoreError::Refused(self.other_term(shard, stored, new))),
             Answer::Setting(stored) => {
                 let stored = String::from_utf8_lossy(&stored);
                 Err(StoreError::Refused(format!(
@@ -110,6 +134,38 @@ impl RedisStore {
                 )))
             }
             _ => Err(unexpected("a script's answer")),
+        }
+    }
+
+    fn other_term(&self, shard: u16, stored: Duration, ours: Duration) -> String {
+        let (stored, ours) = (humantime::format_duration(stored), humantime::format_duration(ours));
+        let location = self.config.url.location();
+        if shard == 0 {
+            format!(
+                "the store at {location} was made with fence.lease = {stored}, and the configuration says {ours}: set fence.lease = \"{stored}\" or leave it unset; `keyclasp store set-lease` changes it"
+            )
+        } else {
+            format!(
+                "in the store at {location} the leases of shard 0 last {ours}, and those of shard {shard} {stored}, because a change of the term did not come to its end: repeat `keyclasp store set-lease`"
+            )
+        }
+    }
+}
+
+/// Which terms of leases a check accepts.
+#[derive(Clone, Copy)]
+enum Terms {
+    /// The configured one, in every shard.
+    AsConfigured,
+    /// Whichever, and not the same in every shard.
+    Any,
+}
+
+impl Terms {
+    fn expected(self, term: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::AsConfigured => term,
+            Self::Any => None,
         }
     }
 }

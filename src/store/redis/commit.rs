@@ -2,10 +2,10 @@
 
 use super::keys::{ShardKeys, owner_name, realm_name};
 use super::script::{Answer, Call, Incarnation, unexpected};
-use super::{Known, Lane, RedisStore, SLACK, changed, decimal, millis, unreadable};
+use super::{Known, Lane, RedisStore, SLACK, changed, decimal, leases, millis, unreadable};
 use crate::clock::Timestamp;
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
-use crate::store::{Commit, Done, Effect, Expect, LogCursor, Outcome, Store, StoreError, Write, shard_of};
+use crate::store::{Commit, Effect, Expect, Outcome, Store, StoreError, Write, shard_of};
 
 impl RedisStore {
     /// See [`Store::commit`]. Sent once: when the connection breaks, nobody knows what came of it,
@@ -19,10 +19,8 @@ impl RedisStore {
             return Ok(Outcome::Conflict);
         }
         let call = self.commit_call(shard, incarnation, commit, now);
-        match Answer::parse(self.link.run(Lane::Write, &call, self.link.budget()).await?)? {
-            Answer::Ok(_, mut values) => {
-                Ok(Outcome::Done(Done::alone(LogCursor { epoch, position: values.number()? })))
-            }
+        match self.confirmed(Lane::Write, &call).await? {
+            Answer::Ok(_, values) => leases::standing(shard, epoch, values).map(leases::done).map(Outcome::Done),
             Answer::Conflict => Ok(Outcome::Conflict),
             Answer::OwnerFull => Ok(Outcome::OwnerFull),
             Answer::Replay(bytes) => decode_slot(&bytes).map(Outcome::Replay),
@@ -35,7 +33,7 @@ impl RedisStore {
             }
             Answer::NotPrimary => Err(self.not_primary()),
             Answer::Changed => Err(changed()),
-            Answer::Setting(_) => Err(unexpected("a script's answer")),
+            Answer::Setting(_) | Answer::Lease(_) => Err(unexpected("a script's answer")),
         }
     }
 

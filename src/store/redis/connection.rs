@@ -1,9 +1,11 @@
 //! Connections to one Redis: made when they are needed, replaced when they are broken, and never
 //! waited for without a bound.
 //!
-//! There are two *lanes* for each tokio runtime: reads do not queue behind writes. A connection's
-//! driver (see `pipeline`) is a task of the runtime that made it, so a lane belongs to a runtime;
-//! keyclasp serves from one runtime per core, and none of them waits for another's.
+//! There are several *lanes* for each tokio runtime, so that nothing queues behind what takes longer:
+//! reads not behind writes, and nothing behind a WAIT or a blocking read, which hold up all that comes
+//! after them on their connection. A connection's driver (see `pipeline`) is a task of the runtime that
+//! made it, so a lane belongs to a runtime; keyclasp serves from one runtime per core, and none of them
+//! waits for another's.
 //!
 //! While Redis is out of reach, one caller at a time tries to connect, at most every
 //! [`LONGEST_BACKOFF`]; the others are told at once what came of the last try.
@@ -16,6 +18,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ use super::config::RedisConfig;
 use super::dial;
 use super::failure::Failure;
 use super::pipeline::{Connection, Span};
+use super::resp::write_command;
 use super::script::Call;
 use crate::clock::Clock;
 
@@ -33,14 +37,28 @@ use crate::clock::Clock;
 const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
 /// Pause after the first failed try; it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(25);
+/// Connections over which a runtime's commits are spread when they are followed by a WAIT.
+const CONFIRMING: usize = 4;
+/// Longest WAIT: well below the time after which a connection that says nothing is taken for dead.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(700);
+/// What of a verb's time is left for the way back.
+const WAY_BACK: Duration = Duration::from_millis(50);
 
 /// Which of a runtime's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
     /// For what only reads.
     Read,
-    /// For what writes.
+    /// For what writes and is not confirmed.
     Write,
+    /// For commits that replicas have to confirm: several connections in turn.
+    Confirm,
+    /// For signs of life.
+    Beat,
+    /// For acknowledgements and what else concerns the rows of members.
+    Ack,
+    /// For blocking reads.
+    Wake,
 }
 
 /// When a verb must have answered.
@@ -68,6 +86,11 @@ impl Link {
         Ok(Self { server, connect_timeout, call_timeout, clock, lanes: Mutex::default() })
     }
 
+    /// The time that has passed.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
     /// The time that a verb which begins now has.
     pub(super) fn budget(&self) -> Budget {
         Budget { ends: self.clock.elapsed() + self.call_timeout }
@@ -86,20 +109,53 @@ impl Link {
         self.call(lane, &command.get_packed_command(), budget).await
     }
 
+    /// Runs a script and has so many replicas confirm what it wrote: the second answer is how many did.
+    pub(super) async fn run_confirmed(
+        &self,
+        lane: Lane,
+        call: &Call<'_>,
+        replicas: u32,
+        budget: Budget,
+    ) -> Result<(Value, Result<Value, Failure>), Failure> {
+        match self.pair(lane, call.by_digest(), replicas, budget).await {
+            // The WAIT that went with it is no answer to what runs now.
+            Err(Failure::NoScript) => self.pair(lane, call.by_text(), replicas, budget).await,
+            other => other,
+        }
+    }
+
+    /// Sends a command and, right behind it on the same connection, a WAIT.
+    async fn pair(
+        &self,
+        lane: Lane,
+        mut commands: Vec<u8>,
+        replicas: u32,
+        budget: Budget,
+    ) -> Result<(Value, Result<Value, Failure>), Failure> {
+        let (connection, span) = self.open(lane, budget).await?;
+        let limit = span.ends.saturating_sub(span.now + WAY_BACK).min(LONGEST_WAIT);
+        // WAIT 0 would wait for ever.
+        let (replicas, limit) = (replicas.to_string(), limit.as_millis().max(1).to_string());
+        write_command(&mut commands, [b"WAIT", replicas.as_bytes(), limit.as_bytes()].into_iter());
+        connection.call_pair(&commands, span).await
+    }
+
     /// Sends one command in the form in which it goes over the wire.
     async fn call(&self, lane: Lane, command: &[u8], budget: Budget) -> Result<Value, Failure> {
+        let (connection, span) = self.open(lane, budget).await?;
+        connection.call(command, span).await
+    }
+
+    /// A connection of a lane, and the time that a call on it has.
+    async fn open(&self, lane: Lane, budget: Budget) -> Result<(Connection, Span), Failure> {
         let lanes = self.lanes();
         let slot = lanes.slot(lane);
-        let mut now = self.clock.elapsed();
-        let connection = match slot.open(now) {
-            Some(connection) => connection,
-            None => {
-                let connection = self.bounded(budget, self.acquire(slot)).await?;
-                now = self.clock.elapsed();
-                connection
-            }
-        };
-        connection.call(command, Span { now, ends: budget.ends }).await
+        let now = self.clock.elapsed();
+        if let Some(connection) = slot.open(now) {
+            return Ok((connection, Span { now, ends: budget.ends }));
+        }
+        let connection = self.bounded(budget, self.acquire(slot)).await?;
+        Ok((connection, Span { now: self.clock.elapsed(), ends: budget.ends }))
     }
 
     async fn bounded<T>(&self, budget: Budget, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -116,7 +172,7 @@ impl Link {
         }
         // A new runtime; some may have ended, and their drivers with them.
         let now = self.clock.elapsed();
-        lanes.retain(|(_, lanes)| lanes.read.open(now).is_some() || lanes.write.open(now).is_some());
+        lanes.retain(|(_, lanes)| lanes.is_used(now));
         let made = Arc::new(Lanes::default());
         lanes.push((runtime, Arc::clone(&made)));
         made
@@ -169,14 +225,33 @@ impl fmt::Debug for Link {
 struct Lanes {
     read: Slot,
     write: Slot,
+    confirm: [Slot; CONFIRMING],
+    /// Whose turn it is among these.
+    next: AtomicUsize,
+    beat: Slot,
+    ack: Slot,
+    wake: Slot,
 }
 
 impl Lanes {
-    const fn slot(&self, lane: Lane) -> &Slot {
+    fn slot(&self, lane: Lane) -> &Slot {
         match lane {
             Lane::Read => &self.read,
             Lane::Write => &self.write,
+            Lane::Confirm => {
+                let turn = self.next.fetch_add(1, Ordering::Relaxed) % CONFIRMING;
+                self.confirm.get(turn).unwrap_or(&self.write)
+            }
+            Lane::Beat => &self.beat,
+            Lane::Ack => &self.ack,
+            Lane::Wake => &self.wake,
         }
+    }
+
+    /// Whether one of them has a connection that lives.
+    fn is_used(&self, now: Duration) -> bool {
+        let alone = [&self.read, &self.write, &self.beat, &self.ack, &self.wake];
+        alone.into_iter().chain(&self.confirm).any(|slot| slot.open(now).is_some())
     }
 }
 

@@ -13,9 +13,13 @@
 //! | `kc:{sNN}:l:<owner>` | sorted set | the living keys of an owner, by the last 11 digits of their ids, by when they cease to live |
 //! | `kc:{sNN}:r:<realm>` | sorted set | ids of a realm by created_at |
 //! | `kc:{sNN}:i:<slot>` | string | an idempotency entry |
+//! | `kc:{sNN}:m` | hash | members: by their id in hex, `<last beat>:<last entry applied>` |
+//! | `kc:{sNN}:settled` | string | the incarnation in which no lease of an earlier one can still run |
+//! | `kc:{sNN}:lease` | string | the term of leases in milliseconds, in every shard the same |
+//! | `kc:{sNN}:barrier` | string | a counter that means nothing |
 //!
 //! Scripts make some of these names themselves, from that of the incarnation: see
-//! `scripts/commit.lua`.
+//! `scripts/commit.lua` and `scripts/rows.lua`.
 
 use data_encoding::BASE64URL_NOPAD;
 use sha2::{Digest, Sha256};
@@ -50,6 +54,11 @@ impl ShardKeys {
     /// The log.
     pub(super) fn log(self) -> String {
         self.named("log")
+    }
+
+    /// The members.
+    pub(super) fn members(self) -> String {
+        self.named("m")
     }
 
     /// The audit events.

@@ -31,14 +31,16 @@ mod dial;
 mod failure;
 mod info;
 mod keys;
+mod leases;
 mod list;
 mod pipeline;
 mod resp;
 mod scan;
 mod script;
+mod term;
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -51,8 +53,8 @@ use self::failure::Failure;
 use self::keys::ShardKeys;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
-    AuditPage, AuditQuery, Commit, Epoch, Found, Health, Identity, ListPage, ListQuery, LogCursor, LogPage, Outcome,
-    ScanCursor, ScanPage, Store, StoreError, shard_of,
+    AuditPage, AuditQuery, Commit, Epoch, Found, Health, Identity, Leases, ListPage, ListQuery, LogCursor, LogPage,
+    Outcome, ScanCursor, ScanPage, Store, StoreError, shard_of,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
@@ -71,10 +73,28 @@ pub struct RedisStore {
     link: Link,
     scripts: Scripts,
     entropy: Arc<dyn Entropy>,
-    /// The incarnation of each shard that has passed the check; empty until one did.
-    known: RwLock<Vec<Known>>,
+    /// How many replicas have to confirm a change.
+    confirming: u32,
+    /// What has passed the check.
+    known: RwLock<Checked>,
     /// Held by who checks: two of them would not know whose word is the later one.
     checking: tokio::sync::Mutex<()>,
+}
+
+/// What the check found.
+#[derive(Debug)]
+struct Checked {
+    /// How long leases last.
+    term: Duration,
+    /// The history of each shard; empty until a check has passed.
+    shards: Vec<Known>,
+}
+
+impl Checked {
+    /// Nothing has passed yet.
+    const fn none(term: Duration) -> Self {
+        Self { term, shards: Vec::new() }
+    }
 }
 
 /// A history that has passed the check.
@@ -95,11 +115,15 @@ impl RedisStore {
     /// is used ([`Clock::elapsed`]), for bounds: a clock that stands still bounds nothing.
     ///
     /// # Errors
-    /// When the client cannot be made from the address.
+    /// When the client cannot be made from the address, or there are fewer replicas than have to confirm a
+    /// change.
     pub fn new(config: RedisConfig, entropy: Arc<dyn Entropy>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let link = Link::new(&config, clock)?;
-        let (known, checking) = (RwLock::default(), tokio::sync::Mutex::default());
-        Ok(Self { config, link, scripts: Scripts::new(), entropy, known, checking })
+        let confirming = config.wait.replicas(config.replicas);
+        let confirming = confirming.map_err(|error| StoreError::Refused(format!("store.wait {error}")))?;
+        let known = RwLock::new(Checked::none(config.lease.unwrap_or(DEFAULT_LEASE)));
+        let checking = tokio::sync::Mutex::default();
+        Ok(Self { config, link, scripts: Scripts::new(), entropy, confirming, known, checking })
     }
 
     /// [`Self::new`] and [`Self::check`].
@@ -146,7 +170,12 @@ impl RedisStore {
             Err(Failure::Broken(_)) => self.link.run(Lane::Read, call, budget).await?,
             other => other?,
         };
-        match Answer::parse(value)? {
+        self.accepted(Answer::parse(value)?)
+    }
+
+    /// The answer of a script that has nothing to refuse but what all of them do.
+    fn accepted(&self, answer: Answer) -> Result<(Incarnation, Values), StoreError> {
+        match answer {
             Answer::Ok(incarnation, values) => Ok((incarnation, values)),
             Answer::NotPrimary => Err(self.not_primary()),
             Answer::Changed => Err(changed()),
@@ -167,11 +196,18 @@ impl RedisStore {
 
     /// The history of a shard that has passed the check.
     fn expected(&self, shard: u16) -> Result<Known, StoreError> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        match known.get(usize::from(shard)) {
+        match self.known().shards.get(usize::from(shard)) {
             Some(known) => Ok(*known),
             None => Err(StoreError::Unavailable("it has not been checked yet".to_owned())),
         }
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Checked> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn(&self, checked: Checked) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = checked;
     }
 
     fn check_shard(&self, shard: u16) -> Result<ShardKeys, StoreError> {
@@ -290,6 +326,10 @@ impl Store for RedisStore {
 
     fn shards(&self) -> u16 {
         self.config.shards.get()
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
     }
 
     fn identity(&self) -> Identity {

@@ -65,21 +65,25 @@ impl Connection {
     }
 
     /// Sends a command and waits for its reply.
-    pub(super) async fn call(&self, command: &[u8], mut span: Span) -> Result<Value, Failure> {
+    pub(super) async fn call(&self, command: &[u8], span: Span) -> Result<Value, Failure> {
         let shared = &*self.handle.0;
-        if span.now >= span.ends {
-            return Err(Failure::TimedOut);
-        }
-        match shared.room.try_acquire() {
-            Ok(place) => place.forget(),
-            Err(_) => {
-                let place = tokio::time::timeout(span.ends.saturating_sub(span.now), shared.room.acquire()).await;
-                place.map_err(|_| Failure::TimedOut)?.map_err(|_| gone())?.forget();
-                // The connection is not silent because this one had to wait.
-                span.now = shared.clock.elapsed();
-            }
-        }
-        shared.submit(command, span)?.await
+        let span = shared.places(1, span).await?;
+        shared.submit(command, 1, span)?.await
+    }
+
+    /// Sends two commands, between which nobody else's comes, and waits for both replies. When the first one
+    /// is an error, the second is not waited for.
+    pub(super) async fn call_pair(
+        &self,
+        commands: &[u8],
+        span: Span,
+    ) -> Result<(Value, Result<Value, Failure>), Failure> {
+        let shared = &*self.handle.0;
+        let span = shared.places(2, span).await?;
+        let first = shared.submit(commands, 2, span)?;
+        // Made at once: who goes away must leave both.
+        let second = Answer { shared, number: first.number + 1, taken: false };
+        Ok((first.await?, second.await))
     }
 
     /// Whether the next call may use it.
@@ -116,17 +120,35 @@ impl Shared {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a command, whose place has been taken, behind the others.
-    fn submit(&self, command: &[u8], span: Span) -> Result<Answer<'_>, Failure> {
+    /// Takes the places of so many calls, which wait while there are none; the span begins anew then.
+    async fn places(&self, calls: u32, mut span: Span) -> Result<Span, Failure> {
+        if span.now >= span.ends {
+            return Err(Failure::TimedOut);
+        }
+        match self.room.try_acquire_many(calls) {
+            Ok(places) => places.forget(),
+            Err(_) => {
+                let left = span.ends.saturating_sub(span.now);
+                let places = tokio::time::timeout(left, self.room.acquire_many(calls)).await;
+                places.map_err(|_| Failure::TimedOut)?.map_err(|_| gone())?.forget();
+                // The connection is not silent because this one had to wait.
+                span.now = self.clock.elapsed();
+            }
+        }
+        Ok(span)
+    }
+
+    /// Puts commands, whose places have been taken, behind the others. The answer is to the first one.
+    fn submit(&self, command: &[u8], replies: usize, span: Span) -> Result<Answer<'_>, Failure> {
         let mut wire = self.wire();
         if let Some(failure) = &wire.failed {
             let failure = failure.clone();
             drop(wire);
-            self.room.add_permits(1);
+            self.room.add_permits(replies);
             return Err(failure);
         }
         self.life.asked(span.now);
-        let number = wire.submit(command, span.ends);
+        let number = wire.submit(command, replies, span.ends);
         Ok(Answer { shared: self, number, taken: false })
     }
 }

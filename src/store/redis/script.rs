@@ -3,6 +3,8 @@
 //! A script is called by its digest. A server that does not know it (it is new, or somebody said
 //! SCRIPT FLUSH) has run nothing, so it is then called by its text; see `connection`.
 
+use std::time::Duration;
+
 use redis::Value;
 use sha2::{Digest, Sha256};
 
@@ -18,8 +20,8 @@ const ADDS: &str = "#!lua\n";
 const TAKES_AWAY: &str = "#!lua flags=allow-oom\n";
 
 macro_rules! script {
-    ($header:expr, $file:literal) => {
-        Script::new(&[$header, include_str!("scripts/fence.lua"), include_str!(concat!("scripts/", $file))])
+    ($header:expr, $($file:literal),+) => {
+        Script::new(&[$header, include_str!("scripts/fence.lua"), $(include_str!(concat!("scripts/", $file))),+])
     };
 }
 
@@ -36,6 +38,13 @@ pub(super) struct Scripts {
     pub(super) scan: Script,
     pub(super) commit_adds: Script,
     pub(super) commit_takes_away: Script,
+    pub(super) beat: Script,
+    pub(super) members: Script,
+    pub(super) remove: Script,
+    pub(super) release: Script,
+    pub(super) settle: Script,
+    pub(super) barrier: Script,
+    pub(super) lease: Script,
 }
 
 impl Scripts {
@@ -50,8 +59,16 @@ impl Scripts {
             log: script!(READS, "log.lua"),
             audit: script!(READS, "audit.lua"),
             scan: script!(READS, "scan.lua"),
-            commit_adds: script!(ADDS, "commit.lua"),
-            commit_takes_away: script!(TAKES_AWAY, "commit.lua"),
+            commit_adds: script!(ADDS, "rows.lua", "commit.lua"),
+            commit_takes_away: script!(TAKES_AWAY, "rows.lua", "commit.lua"),
+            // A full server is when leases matter as ever: they let a revocation be answered.
+            beat: script!(TAKES_AWAY, "rows.lua", "beat.lua"),
+            members: script!(READS, "rows.lua", "members.lua"),
+            remove: script!(TAKES_AWAY, "rows.lua", "remove.lua"),
+            release: script!(TAKES_AWAY, "rows.lua", "release.lua"),
+            settle: script!(TAKES_AWAY, "rows.lua", "settle.lua"),
+            barrier: script!(TAKES_AWAY, "rows.lua", "barrier.lua"),
+            lease: script!(TAKES_AWAY, "rows.lua", "lease.lua"),
         }
     }
 }
@@ -147,6 +164,8 @@ pub(super) enum Answer {
     Changed,
     /// Hello: the store was made with another value of the setting, this one.
     Setting(Vec<u8>),
+    /// Hello: the store has another term of leases, this one.
+    Lease(Duration),
     /// Commit: a record is not what was expected.
     Conflict,
     /// Commit: the idempotency slot holds this entry.
@@ -166,6 +185,7 @@ impl Answer {
             b"role" => Self::NotPrimary,
             b"epoch" => Self::Changed,
             b"setting" => Self::Setting(values.bytes()?),
+            b"lease" => Self::Lease(Duration::from_millis(values.number()?)),
             status => {
                 let incarnation = values.incarnation()?;
                 match status {

@@ -10,10 +10,11 @@ use keyclasp::key::{KeyId, KeyRecord, PepperId};
 use keyclasp::random::OsEntropy;
 use keyclasp::store::conformance::Harness;
 use keyclasp::store::conformance::sample::{self, DAY, Holder, SECOND, holder};
+use keyclasp::store::guarded::Guarded;
 use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl, Shards};
 use keyclasp::store::{
-    AuditFilter, AuditQuery, Commit, Durability, Effect, ListQuery, LogCursor, LogPage, Outcome, Store, StoreError,
-    Write, shard_of,
+    AuditFilter, AuditQuery, Beat, Commit, Durability, Effect, Epoch, Leases as _, ListQuery, LogCursor, LogPage,
+    Member, MemberId, Outcome, Store, StoreError, Write, shard_of,
 };
 
 use crate::support::redis::RedisServer;
@@ -68,17 +69,52 @@ async fn on_four_shards() -> OnRedis {
     OnRedis { server, store }
 }
 
+/// Behind the decorator that every store of a service is behind.
+struct GuardedOnRedis {
+    inner: OnRedis,
+    store: Arc<Guarded>,
+}
+
+#[async_trait]
+impl Harness for GuardedOnRedis {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    async fn plant(&self, id: KeyId, bytes: &[u8]) {
+        self.inner.plant(id, bytes).await;
+    }
+}
+
+async fn guarded_on_four_shards() -> GuardedOnRedis {
+    let inner = on_four_shards().await;
+    let store = Arc::new(Guarded::new(inner.store.clone(), Arc::new(SystemClock::new())));
+    GuardedOnRedis { inner, store }
+}
+
 mod histories;
 mod keys;
+mod leases;
 mod outages;
+mod replicas;
 mod server;
 
 mod one_shard {
     keyclasp::store_conformance!(super::on_one_shard);
+    keyclasp::store_conformance!(leases super::on_one_shard);
 }
 
 mod four_shards {
     keyclasp::store_conformance!(super::on_four_shards);
+    keyclasp::store_conformance!(leases super::on_four_shards);
+}
+
+mod guarded {
+    keyclasp::store_conformance!(leases super::guarded_on_four_shards);
 }
 
 fn ada() -> Holder {
@@ -131,9 +167,19 @@ async fn verbs_that_answer(store: &RedisStore) -> Vec<&'static str> {
     verb!("pepper_checks", store.pepper_checks());
     verb!("add_pepper_check", store.add_pepper_check(&PepperId::parse("p").unwrap(), [1; 32]));
     verb!("remove_pepper_check", store.remove_pepper_check(&PepperId::parse("p").unwrap()));
+    let epoch = store.checked().first().copied().unwrap_or(Epoch([0; 32]));
+    let member = Member { id: MemberId([1; 16]), beat: 1, applied: 0 };
+    let beat = |confirmed| Beat { member: member.id, number: 1, applied: None, confirmed };
+    verb!("beat", store.beat(0, &beat(true)));
+    verb!("beat, not confirmed", store.beat(0, &beat(false)));
+    verb!("members", store.members(0));
+    verb!("settle", store.settle(0, epoch));
+    verb!("barrier", store.barrier(0));
+    verb!("remove", store.remove(0, epoch, &member));
+    verb!("release", store.release(0, member.id));
     verb!("health", store.health(now()));
     verb!("check", store.check());
     answered
 }
 
-const VERBS: usize = 13;
+const VERBS: usize = 20;

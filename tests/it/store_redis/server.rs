@@ -47,18 +47,22 @@ async fn a_user_with_few_rights_is_enough() {
     let server = RedisServer::start();
     let user = "ACL SETUSER keyclasp on >s3cret ~kc:* resetchannels -@all +@connection +eval +evalsha +info +time \
                 +hget +hgetall +hsetnx +hdel +get +mget +getrange +set +exists +incrby +xadd +xrange +xrevrange +zadd \
-                +zcard +zcount +zrange +zrandmember +zrem +zscore +persist +pexpire +scan";
+                +zcard +zcount +zrange +zrandmember +zrem +zscore +persist +pexpire +scan +hset +xread";
     let words: Vec<_> = user.split_whitespace().collect();
     let documented: Vec<_> = include_str!("../../../docs/OPERATIONS.md").split_whitespace().collect();
     let documented = documented.join(" ").replace(">PASSWORD", ">s3cret");
     assert!(documented.contains(&words.join(" ")), "docs/OPERATIONS.md tells of another user");
     server.run(&words);
     let url = format!("redis://keyclasp:s3cret@127.0.0.1:{}", server.port());
-    let store = connect(RedisConfig::new(RedisUrl::parse(&url).unwrap())).await.unwrap();
+    let lease = Some(Duration::from_millis(200));
+    let store = connect(RedisConfig { lease, ..RedisConfig::new(RedisUrl::parse(&url).unwrap()) }).await.unwrap();
     let ending = Write { gone_at: Some(now().after(DAY)), ..sample::creation(&ada().record(1, now())) };
     done(&store, &Commit { guard: Some(ada().guard(5)), ..sample::commit(vec![ending]) }).await;
     server.run(&["DEL", &record_key(ada().id(1), 1)]);
     assert_eq!(verbs_that_answer(&store).await.len(), VERBS);
+    assert_eq!(store.wake(&[(0, 0)], Duration::ZERO).await.unwrap().len(), 1);
+    store.set_lease(Duration::from_millis(200)).await.unwrap();
+    store.check().await.unwrap();
     server.run(&["CONFIG", "SET", "appendonly", "yes"]);
     assert!(matches!(store.health(now()).await.unwrap().durability, Durability::Unknown(_)));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::TempDir;
+use super::{TempDir, eventually};
 
 /// A running (or, for a while, stopped) server.
 #[derive(Debug)]
@@ -139,6 +139,35 @@ impl RedisServer {
     fn signal(&self, signal: Signal) {
         let pid = self.child.as_ref().map(Pid::from_child).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+}
+
+/// A primary and a replica that has caught up with it.
+#[derive(Debug)]
+pub(crate) struct Replicated {
+    /// The primary.
+    pub(crate) primary: RedisServer,
+    /// The replica.
+    pub(crate) replica: RedisServer,
+}
+
+impl Replicated {
+    /// Starts both. The first replica that attaches gives its primary another name, so this comes before
+    /// anybody uses the primary.
+    pub(crate) fn start() -> Self {
+        // It need not wait for more replicas before it sends its data.
+        let primary = RedisServer::start_with(&["repl-diskless-sync-delay", "0"]);
+        let replica = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", primary.port())]);
+        // What both say of the link is not enough: the first commands may yet wait for a second.
+        primary.run(&["SET", "probe", "1"]);
+        let has = |probes: u64| {
+            let found = || replica.try_command::<u64>(&["EXISTS", "probe"]).is_ok_and(|found| found == probes);
+            eventually(Duration::from_secs(30), || found().then_some(())).expect("the replica follows");
+        };
+        has(1);
+        primary.run(&["DEL", "probe"]);
+        has(0);
+        Self { primary, replica }
     }
 }
 

@@ -188,6 +188,84 @@ async fn a_long_reply_comes_through_in_pieces_and_its_room_is_given_back() {
     assert!(connection.handle.0.wire().buffer.len() <= KEPT);
 }
 
+/// However narrow the wire, and with more calls than there are places.
+#[tokio::test]
+async fn nothing_comes_between_a_pair_and_each_half_gets_its_own_reply() {
+    for room in [1, 7, 64, 4096] {
+        let (connection, mut far) = pair(room);
+        let calls = PIPELINE;
+        let mut all = Vec::new();
+        for number in 0..calls {
+            let connection = connection.clone();
+            all.push(async move {
+                let [alone, first, second] = ["s", "a", "b"].map(|part| format!("{number:05}{part}"));
+                if number % 3 == 0 {
+                    assert_eq!(ask(&connection, &alone).await.unwrap(), said(&alone));
+                } else {
+                    let both = [command(&first), command(&second)].concat();
+                    let (one, other) = connection.call_pair(&both, span()).await.unwrap();
+                    assert_eq!((one, other.unwrap()), (said(&first), said(&second)));
+                }
+            });
+        }
+        let commands = calls + calls - calls.div_ceil(3);
+        let echo = async {
+            let (mut bytes, mut heard) = (vec![0; command("00000s").len()], Vec::new());
+            for _ in 0..commands {
+                far.read_exact(&mut bytes).await.unwrap();
+                let text = bytes[bytes.len() - 8..].to_vec();
+                far.write_all(&[b"+", &text[..]].concat()).await.unwrap();
+                heard.push(String::from_utf8(text).unwrap().trim_end().to_owned());
+            }
+            heard
+        };
+        let (_, heard) = tokio::join!(join_all(all), echo);
+        for (at, text) in heard.iter().enumerate().filter(|(_, text)| text.ends_with('a')) {
+            assert_eq!(heard[at + 1], text.replace('a', "b"), "{room} bytes");
+        }
+        assert_eq!(connection.handle.0.room.available_permits(), PIPELINE);
+    }
+}
+
+#[tokio::test]
+async fn a_pair_whose_first_half_fails_does_not_wait_for_the_second() {
+    let (connection, mut far) = pair(4096);
+    let both = [command("a"), command("b")].concat();
+    let refused = async { far.write_all(b"-NOSCRIPT no\r\n").await.unwrap() };
+    let (answer, ()) = tokio::join!(biased; connection.call_pair(&both, span()), refused);
+    assert!(matches!(answer, Err(Failure::NoScript)), "{answer:?}");
+    // The second reply is still taken off.
+    let rest = async { far.write_all(b":0\r\n+c\r\n").await.unwrap() };
+    let (answer, ()) = tokio::join!(biased; ask(&connection, "c"), rest);
+    assert_eq!(answer.unwrap(), said("c"));
+    assert_eq!(connection.handle.0.room.available_permits(), PIPELINE);
+}
+
+#[tokio::test]
+async fn of_a_pair_the_second_half_may_time_out_alone() {
+    let clock = Arc::new(SystemClock::new());
+    let (near, mut far) = duplex(4096);
+    let connection = Connection::new(Box::new(near), clock.clone());
+    let now = clock.elapsed();
+    let span = Span { now, ends: now + Duration::from_millis(50) };
+    let both = [command("a"), command("b")].concat();
+    let one = async { far.write_all(b"+a\r\n").await.unwrap() };
+    let (answer, ()) = tokio::join!(biased; connection.call_pair(&both, span), one);
+    let (first, second) = answer.unwrap();
+    assert_eq!(first, said("a"));
+    assert!(matches!(second, Err(Failure::TimedOut)), "{second:?}");
+    // No time left: nothing is sent.
+    let late = connection.call_pair(&both, Span { now: span.ends, ..span }).await;
+    assert!(matches!(late, Err(Failure::TimedOut)), "{late:?}");
+    far.write_all(b"+b\r\n").await.unwrap();
+    assert_eq!(ask_and_reply(&connection, &mut far).await, said("c"));
+}
+
+async fn ask_and_reply(connection: &Connection, far: &mut DuplexStream) -> Value {
+    let (answer, ()) = tokio::join!(biased; ask(connection, "c"), async { far.write_all(b"+c\r\n").await.unwrap() });
+    answer.unwrap()
+}
+
 #[test]
 fn a_runtime_that_ends_takes_its_connections_with_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -84,11 +84,14 @@ impl Wire {
         free
     }
 
-    /// Puts a command behind the others; answers the number of its call.
-    pub(super) fn submit(&mut self, command: &[u8], ends: Duration) -> u64 {
+    /// Puts commands, which come to so many replies, behind the others; answers the number of the call that
+    /// gets the first one. Nothing comes between them.
+    pub(super) fn submit(&mut self, command: &[u8], replies: usize, ends: Duration) -> u64 {
         let alone = self.answered == self.calls.len() && self.out.is_empty() && !self.unflushed;
         let number = self.first + self.calls.len() as u64;
-        self.calls.push_back(Waiting { ends, caller: Caller::Waits(None) });
+        for _ in 0..replies {
+            self.calls.push_back(Waiting { ends, caller: Caller::Waits(None) });
+        }
         let written = if alone { self.write_now(command) } else { 0 };
         self.forget_written();
         self.out.extend_from_slice(command.get(written..).unwrap_or_default());
@@ -301,7 +304,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let (command, mut given, mut largest) = ([7; 1100], 0, 0);
         for _ in 0..3000 {
-            wire.submit(&command, Duration::from_secs(1));
+            wire.submit(&command, 1, Duration::from_secs(1));
             given += command.len();
             wire.write(&mut context).unwrap();
             largest = largest.max(wire.out.len());

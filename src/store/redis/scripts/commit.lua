@@ -79,6 +79,8 @@ if guarded ~= '' then
   end
 end
 
+local settled, rows = members(incarnation)
+
 -- From here on everything is written. A script is not rolled back, so what could fail (somebody
 -- else's key in our place) comes first, and the records, which cannot, come last.
 local position
@@ -163,4 +165,4 @@ for _, index in ipairs(grown) do
   end
 end
 
-return { 'ok', incarnation, string.format('%.0f', position) }
+return { 'ok', incarnation, string.format('%.0f', position), settled, rows }

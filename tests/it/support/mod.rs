@@ -4,6 +4,7 @@ pub(crate) mod api;
 mod dir;
 pub(crate) mod json;
 pub(crate) mod meddled;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod shell;

@@ -27,6 +27,7 @@ pub(crate) struct World {
     pub(crate) records: Arc<Fence<Held>>,
     pub(crate) hasher: Arc<Hasher>,
     pub(crate) call: Call,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl World {
@@ -37,7 +38,8 @@ impl World {
         let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; 32]))], &id).unwrap();
         let hasher = Arc::new(Hasher::new(keyring, Argon2Profile { m_kib: 8, t: 1, p: 1 }, &OsEntropy).unwrap());
         let dynamic = Arc::clone(&store) as Arc<dyn Store>;
-        let records = Arc::new(Fence::new(Arc::clone(&dynamic), 64 << 20, member()));
+        let member = member();
+        let records = Arc::new(Fence::new(Arc::clone(&dynamic), 64 << 20, member.clone()));
         let service = Service::new(Parts {
             records: Arc::clone(&records),
             store: dynamic,
@@ -54,7 +56,8 @@ impl World {
             caps: Caps::default(),
         };
         let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None };
-        Self { service, store, records, hasher, call }
+        let clock = member.clock;
+        Self { service, store, records, hasher, call, clock }
     }
 
     /// A new key.

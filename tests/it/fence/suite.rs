@@ -1,0 +1,321 @@
+//! What holds on every set-up: each test is run on all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyclasp::clock::{Clock, SystemClock};
+use keyclasp::key::{Cidrs, OwnerKind, OwnerRef, Patch, Realm, Reason, RequestId};
+use keyclasp::service::ErrorKind;
+use keyclasp::service::access::Call;
+use keyclasp::service::lifecycle::Rotation;
+use keyclasp::service::sweep::Selection;
+use keyclasp::service::validate::Outcome;
+use keyclasp::store::conformance::sample::{self, holder};
+use keyclasp::store::{Commit, Leases, MAX_WRITES, Outcome as Written, Store};
+
+use super::{Fleet, TERM};
+use crate::support::meddled::Verb;
+use crate::support::until;
+
+/// Declares each test for a set-up.
+macro_rules! on {
+    ($fleet:path) => {
+        $crate::fence::suite::on!($fleet,
+            what_is_taken_away_is_gone_everywhere_when_the_call_returns
+            a_load_that_raced_with_a_revocation_is_not_kept
+            a_slow_answer_to_a_beat_grants_no_lease
+            a_process_that_joins_during_a_revocation_reads_the_revoked_key
+            after_an_unknown_outcome_the_repeated_revocation_holds
+            a_replay_of_a_request_id_is_fenced_too
+            a_process_that_died_is_waited_for_once
+            a_process_that_does_not_read_its_log_is_waited_for_and_accepts_nothing_then
+            who_leaves_is_not_waited_for
+            who_finds_a_change_made_already_waits_for_it_too
+            a_trimmed_log_empties_the_memory
+            a_short_deadline_is_told_that_the_revocation_is_not_fenced_and_a_repeat_is
+            ten_thousand_keys_are_revoked_under_one_fence
+        );
+    };
+    ($fleet:path, $($name:ident)+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $crate::fence::suite::$name($fleet().await).await;
+        })+
+    };
+}
+pub(super) use on;
+
+pub(super) async fn what_is_taken_away_is_gone_everywhere_when_the_call_returns(fleet: Fleet) {
+    let [a, b, c] = fleet.processes().await;
+    let call = &a.world.call;
+    for change in ["revoke", "suspend", "narrow", "rotate", "sweep", "own"] {
+        let (id, text) = b.world.key(None).await;
+        for process in [&a, &b, &c] {
+            process.warm(&text).await;
+        }
+        let keys = &a.world.service.keys;
+        let fence = match change {
+            "revoke" => a.world.revoke(id).await.fence,
+            "suspend" => a.world.suspend(id).await.fence,
+            "narrow" => {
+                let nowhere = Some(Cidrs::parse(&["192.0.2.0/24"]).unwrap());
+                let patch = Patch { allowed_cidrs: nowhere, ..Patch::default() };
+                keys.update(call, id, patch, None).await.unwrap().fence
+            }
+            "rotate" => {
+                let rotation = Rotation { id, grace: Duration::ZERO, ttl: None, request_id: None };
+                keys.rotate(call, &rotation).await.unwrap().fence
+            }
+            "sweep" => {
+                let swept = a.world.service.sweep.revoke(call, &every_key()).await.unwrap();
+                assert_eq!(swept.fences.len(), 1);
+                swept.fences.first().copied()
+            }
+            _ => {
+                let reason = Reason::from_static("");
+                Some(a.world.service.own.revoke(&text, reason, "192.0.2.9", None).await.unwrap())
+            }
+        };
+        for process in [&a, &b, &c] {
+            assert!(!process.accepts(&text).await, "{change}: still accepted");
+            assert_ne!(process.check(&text).await, Outcome::Valid, "{change}: accepted later");
+        }
+        let fence = fence.unwrap();
+        // On a busy machine one of them may have been silent for longer than its lease.
+        assert_eq!(fence.acknowledged + fence.lapsed, 3, "{change}: {fence:?}");
+        assert!(fence.position > 0, "{change}: {fence:?}");
+    }
+}
+
+fn every_key() -> Selection {
+    Selection {
+        realm: Realm::parse("acme").unwrap(),
+        owner: Some(OwnerRef::parse(OwnerKind::External, "ada").unwrap()),
+        created_before: None,
+        scope: None,
+        reason: Reason::from_static(""),
+        dry_run: false,
+    }
+}
+
+pub(super) async fn a_load_that_raced_with_a_revocation_is_not_kept(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    let reads = b.world.store.hold_up(Verb::Get);
+    let raced = tokio::spawn({
+        let (world, text) = (Arc::clone(&b.world), text.clone());
+        async move { world.try_check(&text).await }
+    });
+    // It has read the record, and has not been told so yet.
+    reads.one_waits().await;
+    b.world.store.pass(Verb::Get);
+    a.world.revoke(id).await;
+    assert!(!b.accepts(&text).await, "the check joined a read that is older than the revocation");
+    reads.let_one_go();
+    // It began before the revocation, and may answer either way.
+    let _ = raced.await.unwrap();
+    assert!(!b.accepts(&text).await, "what the raced check read was kept");
+    assert_eq!(b.check(&text).await, Outcome::Revoked);
+}
+
+pub(super) async fn a_slow_answer_to_a_beat_grants_no_lease(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    let beats = b.world.store.hold_up(Verb::Beat);
+    beats.one_waits().await;
+    let logs = b.world.store.hold_up(Verb::Log);
+    // Nothing can be acknowledged, so the revocation waits until the lease is over.
+    let fence = a.world.revoke(id).await.fence.unwrap();
+    assert!(!b.accepts(&text).await, "accepted after the revocation");
+    assert_eq!(fence.lapsed, 1, "{fence:?}");
+    // The answer comes now. It says what was true a lease ago.
+    beats.let_one_go();
+    for _ in 0..100 {
+        assert!(!b.accepts(&text).await, "a lease was counted from when its answer arrived");
+        tokio::task::yield_now().await;
+    }
+    b.world.store.let_go(Verb::Beat);
+    b.world.store.let_go(Verb::Log);
+    drop(logs);
+    assert_eq!(b.check(&text).await, Outcome::Revoked);
+}
+
+pub(super) async fn a_process_that_joins_during_a_revocation_reads_the_revoked_key(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    let before = a.epoch().await;
+    b.world.store.hold_up(Verb::Log);
+    let position = a.redis.members(0).await.unwrap().tail;
+    let revoking = tokio::spawn({
+        let world = Arc::clone(&a.world);
+        async move { world.revoke(id).await }
+    });
+    until("the revocation is written", async || a.redis.members(0).await.unwrap().tail > position).await;
+    // It was no member when the revocation was written, so nobody waits for it.
+    let c = fleet.join().await;
+    assert_eq!(c.check(&text).await, Outcome::Revoked, "{}", !revoking.is_finished());
+    let fence = revoking.await.unwrap().fence.unwrap();
+    assert_eq!((fence.acknowledged + fence.lapsed, a.epoch().await), (2, before));
+    assert!(!b.accepts(&text).await);
+}
+
+pub(super) async fn after_an_unknown_outcome_the_repeated_revocation_holds(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    // The first one is written, and its answer gets lost; nobody waited for anybody.
+    let logs = b.world.store.hold_up(Verb::Log);
+    a.world.store.lose_one(Verb::Commit);
+    let error = a.world.try_revoke(id).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::StoreUnavailable, "{error:?}");
+    // The second finds the key revoked, and has to wait all the same.
+    let fence = a.world.revoke(id).await.fence.unwrap();
+    assert!(!b.accepts(&text).await, "the repeated revocation did not wait for who has the key in memory");
+    assert_eq!(fence.lapsed, 1, "{fence:?}");
+    b.world.store.let_go(Verb::Log);
+    drop(logs);
+    assert_eq!(b.check(&text).await, Outcome::Revoked);
+}
+
+pub(super) async fn a_replay_of_a_request_id_is_fenced_too(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    let request = || Some(RequestId::parse("one-and-the-same").unwrap());
+    let revoke = || a.world.service.keys.revoke(&a.world.call, id, Reason::from_static(""), request());
+    b.world.store.hold_up(Verb::Log);
+    a.world.store.lose_one(Verb::Commit);
+    revoke().await.unwrap_err();
+    let fence = revoke().await.unwrap().fence.unwrap();
+    assert!(!b.accepts(&text).await, "the replay did not wait for who has the key in memory");
+    assert_eq!(fence.lapsed, 1, "{fence:?}");
+    b.world.store.let_go(Verb::Log);
+    assert_eq!(b.check(&text).await, Outcome::Revoked);
+}
+
+pub(super) async fn a_process_that_died_is_waited_for_once(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (first, first_text) = a.world.key(None).await;
+    let (second, second_text) = a.world.key(None).await;
+    b.warm(&first_text).await;
+    b.warm(&second_text).await;
+    b.fall_silent();
+    let fence = a.world.revoke(first).await.fence.unwrap();
+    assert!(!b.accepts(&first_text).await);
+    assert_eq!(fence.lapsed, 1, "{fence:?}");
+    assert_eq!(a.members().await, 1, "its row stayed");
+    let fence = a.world.revoke(second).await.fence.unwrap();
+    assert_eq!((fence.acknowledged, fence.lapsed), (1, 0));
+    assert!(!b.accepts(&second_text).await);
+}
+
+pub(super) async fn a_process_that_does_not_read_its_log_is_waited_for_and_accepts_nothing_then(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    // It beats, and is answered; but what it beats for is a tail that it never reaches.
+    b.world.store.hold_up(Verb::Log);
+    let fence = a.world.revoke(id).await.fence.unwrap();
+    assert!(!b.accepts(&text).await);
+    assert_eq!(fence.lapsed, 1, "{fence:?}");
+    b.world.store.let_go(Verb::Log);
+    assert_eq!(b.check(&text).await, Outcome::Revoked);
+}
+
+pub(super) async fn who_leaves_is_not_waited_for(fleet: Fleet) {
+    let [a, mut b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    b.world.records.leave();
+    assert!(!b.accepts(&text).await, "it accepts without a lease");
+    tokio::time::timeout(Duration::from_secs(30), &mut b.following).await.unwrap().unwrap();
+    assert_eq!(a.members().await, 1, "its row stayed");
+    let fence = a.world.revoke(id).await.fence.unwrap();
+    assert_eq!((fence.acknowledged, fence.lapsed), (1, 0), "{fence:?}");
+    assert!(!b.accepts(&text).await);
+}
+
+pub(super) async fn who_finds_a_change_made_already_waits_for_it_too(fleet: Fleet) {
+    let [a, b, c] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    b.world.store.hold_up(Verb::Log);
+    let narrow = |process: &super::Process| {
+        let world = Arc::clone(&process.world);
+        async move {
+            let allowed_cidrs = Some(Cidrs::parse(&["192.0.2.0/24"]).unwrap());
+            let patch = Patch { allowed_cidrs, ..Patch::default() };
+            world.service.keys.update(&world.call, id, patch, None).await
+        }
+    };
+    a.world.store.lose_one(Verb::Commit);
+    narrow(&a).await.unwrap_err();
+    // To this one there is nothing to do.
+    narrow(&c).await.unwrap();
+    assert!(!b.accepts(&text).await, "a change that was found made already was not waited for");
+    b.world.store.let_go(Verb::Log);
+}
+
+pub(super) async fn a_trimmed_log_empties_the_memory(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    let (_, other) = a.world.key(None).await;
+    b.warm(&text).await;
+    b.warm(&other).await;
+    let turns = b.world.records.standings()[0].turns;
+    // Each time that it reads the log, the entries that it needs have gone.
+    let logs = b.world.store.hold_up(Verb::Log);
+    let revoking = tokio::spawn({
+        let world = Arc::clone(&a.world);
+        async move { world.revoke(id).await }
+    });
+    logs.one_waits().await;
+    // What it has read already goes on; what comes next is trimmed before it is read.
+    let (third, _) = a.world.key(None).await;
+    fleet.primary().run(&["XTRIM", "kc:{s00}:log", "MAXLEN", "0"]);
+    b.world.store.let_go(Verb::Log);
+    revoking.await.unwrap();
+    a.world.revoke(third).await;
+    until("the gap is noticed", async || b.world.records.standings()[0].turns > turns).await;
+    assert_eq!(b.check(&text).await, Outcome::Revoked);
+    assert_eq!(b.check(&other).await, Outcome::Valid);
+}
+
+pub(super) async fn a_short_deadline_is_told_that_the_revocation_is_not_fenced_and_a_repeat_is(fleet: Fleet) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    b.fall_silent();
+    let ends = a.world.clock.elapsed() + TERM / 10;
+    let hurried = Call { ends: Some(ends), ..Call::clone(&a.world.call) };
+    let error = a.world.service.keys.revoke(&hurried, id, Reason::from_static(""), None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFenced, "{error:?}");
+    assert!(error.retry_after.is_some_and(|after| after <= 2 * TERM), "{error:?}");
+    assert_eq!(a.check(&text).await, Outcome::Revoked, "it is stored");
+    a.world.revoke(id).await;
+    assert!(!b.accepts(&text).await);
+}
+
+pub(super) async fn ten_thousand_keys_are_revoked_under_one_fence(fleet: Fleet) {
+    const KEYS: u32 = 10_000;
+    let [a, b] = fleet.processes().await;
+    let now = SystemClock::new().now();
+    let ada = holder("acme", "ada");
+    let records: Vec<_> = (0..KEYS).map(|n| ada.record(n, now)).collect();
+    for some in records.chunks(MAX_WRITES) {
+        let commit = Commit { events: Vec::new(), ..sample::commit(some.iter().map(sample::creation).collect()) };
+        assert!(matches!(a.redis.commit(&commit, now).await.unwrap(), Written::Done(_)));
+    }
+    let before = a.redis.members(0).await.unwrap().tail;
+    let commits = a.world.store.calls(Verb::Commit);
+    let selection = Selection { owner: Some(ada.owner.clone()), ..every_key() };
+    let swept = a.world.service.sweep.revoke(&a.world.call, &selection).await.unwrap();
+    assert_eq!((swept.revoked, swept.fences.len()), (u64::from(KEYS), 1));
+    assert_eq!(swept.fences[0].position, before + u64::from(KEYS), "the fence is not on the last entry");
+    let commits = a.world.store.calls(Verb::Commit) - commits;
+    assert!(commits >= u64::from(KEYS) / MAX_WRITES as u64 && commits < 200, "{commits} commits");
+    let lag = b.world.records.standings()[0].lag;
+    assert_eq!(lag, 0, "it was answered before the other process had applied everything");
+}

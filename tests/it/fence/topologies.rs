@@ -1,0 +1,84 @@
+//! The suite on each set-up, and what only one of them can show.
+
+use keyclasp::clock::{Clock, SystemClock};
+use keyclasp::service::validate::Outcome;
+use keyclasp::store::Store;
+
+use super::suite::on;
+use super::{Fleet, Servers};
+use crate::support::redis::RedisServer;
+use crate::support::until;
+
+mod standalone {
+    super::on!(crate::fence::Fleet::standalone);
+}
+
+mod replicated {
+    super::on!(crate::fence::Fleet::replicated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushall_is_another_history() {
+    let fleet = Fleet::standalone().await;
+    let [a, b] = fleet.processes().await;
+    let (_, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    let before = b.world.records.standings()[0].epoch;
+    fleet.primary().run(&["FLUSHALL"]);
+    until("the history is another one", async || {
+        let standing = b.world.records.standings()[0];
+        standing.epoch != before && standing.left.is_some()
+    })
+    .await;
+    assert_eq!(b.check(&text).await, Outcome::Unknown, "what was dropped is still in memory");
+    // And the promise holds in the new one.
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    a.world.revoke(id).await;
+    assert!(!b.accepts(&text).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_redis_is_another_history_and_loses_nothing_that_was_on_disk() {
+    let mut fleet = Fleet {
+        servers: Servers::Standalone(RedisServer::start_with(&["appendonly", "yes", "appendfsync", "always"])),
+    };
+    let [a, b] = fleet.processes().await;
+    let (revoked, revoked_text) = a.world.key(None).await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    a.world.revoke(revoked).await;
+    let Servers::Standalone(server) = &mut fleet.servers else { unreachable!() };
+    server.kill();
+    // It goes on from memory for as long as its lease lasts, and not longer.
+    until("the lease has ended", async || !b.accepts(&text).await).await;
+    let Servers::Standalone(server) = &mut fleet.servers else { unreachable!() };
+    server.start_again();
+    assert_eq!(b.check(&text).await, Outcome::Valid);
+    assert_eq!(b.check(&revoked_text).await, Outcome::Revoked);
+    until("a revocation is answered", async || a.world.try_revoke(id).await.is_ok()).await;
+    assert!(!b.accepts(&text).await);
+}
+
+/// Somebody who has been cut off from news of the failover goes on with the old primary, which answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_that_still_answers_makes_nobody_accept() {
+    let fleet = Fleet::replicated().await;
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
+    proxy.point_at(servers.replica.port());
+    // A replica of the new primary, so that it can have anything confirmed. The connections of `a` and `b` still
+    // lead to the old one; `c` makes its own.
+    let _third = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", servers.replica.port())]);
+    let c = fleet.join().await;
+    until("a revocation is answered", async || c.world.try_revoke(id).await.is_ok()).await;
+    for process in [&a, &b] {
+        assert!(!process.accepts(&text).await, "accepted by way of the old primary");
+        let found = process.redis.get(id, SystemClock::new().now()).await.unwrap().unwrap();
+        assert!(found.record.revocation.is_none(), "the old primary does not answer any more: nothing was shown");
+    }
+    assert_eq!(c.check(&text).await, Outcome::Revoked);
+}

@@ -260,8 +260,12 @@ impl Speaker {
             Readiness::Ready => tracing::info!("ready"),
             Readiness::NotReady(why) => tracing::warn!(why, "not ready"),
         }
-        self.health.set_serving(readiness == Readiness::Ready).await;
-        self.said.send_replace(readiness);
+        let ready = readiness == Readiness::Ready;
+        let before = self.said.send_replace(readiness);
+        // Who watches is told of changes alone; another reason is none.
+        if ready != (before == Readiness::Ready) {
+            self.health.set_serving(ready).await;
+        }
     }
 }
 

@@ -9,19 +9,56 @@ use serde_json::Value;
 /// Status and answer of `POST /keyclasp.v1.<method>`, such as `KeyService/GetKey`. `token`: empty
 /// for none.
 pub(crate) fn call(address: SocketAddr, token: &str, method: &str, request: &Value) -> (u16, Value) {
-    let body = request.to_string();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
-    write!(
-        stream,
-        "POST /keyclasp.v1.{method} HTTP/1.1\r\nHost: keyclasp\r\nConnection: close\r\n{authorization}\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    Begun::new(address, token, method, request, "").end()
+}
+
+/// The same for a caller that has so much time.
+pub(crate) fn call_within(
+    address: SocketAddr,
+    token: &str,
+    method: &str,
+    request: &Value,
+    timeout: Duration,
+) -> (u16, Value) {
+    let header = format!("Connect-Timeout-Ms: {}\r\n", timeout.as_millis());
+    Begun::new(address, token, method, request, &header).end()
+}
+
+/// A call that lacks its last byte.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    stream: TcpStream,
+    last: String,
+}
+
+impl Begun {
+    /// Begins it, with more headers, each with its line end.
+    pub(crate) fn new(address: SocketAddr, token: &str, method: &str, request: &Value, headers: &str) -> Self {
+        let mut body = request.to_string();
+        let last = body.split_off(body.len() - 1);
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        write!(
+            stream,
+            "POST /keyclasp.v1.{method} HTTP/1.1\r\nHost: keyclasp\r\nConnection: close\r\n{authorization}{headers}\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len() + last.len()
+        )
+        .unwrap();
+        Self { stream, last }
+    }
+
+    /// Sends what it lacks, and waits for the answer.
+    pub(crate) fn end(mut self) -> (u16, Value) {
+        self.stream.write_all(self.last.as_bytes()).unwrap();
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).unwrap();
+        read(&answer)
+    }
+}
+
+fn read(answer: &str) -> (u16, Value) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {answer}"));
     let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
     let body =

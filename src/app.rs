@@ -32,7 +32,7 @@ use crate::service::{Held, Parts, Service, ServiceMetrics, keyring};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::guarded::{Gate, Guarded};
 use crate::store::redis::{RedisConfig, RedisStore};
-use crate::store::{Epoch, MemberId, Store, StoreError};
+use crate::store::{Epoch, Identity, MemberId, Store, StoreError};
 
 /// How often the store is asked whether it is there.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
@@ -64,6 +64,30 @@ pub fn run(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Result<()
     config.log.start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config, announce))
+}
+
+/// Changes the term of leases in the store of `config`, while nobody uses it. Answers what and where that is.
+///
+/// # Errors
+/// When there are no leases, or replicas are running; and when the store is out of reach or must not be used.
+pub fn set_lease(mut config: Config, term: Duration) -> Result<Identity, StoreError> {
+    let none = "the store is embedded, which one process has for itself: it needs no leases, and none are set";
+    // Asked first: its file is not opened beside a service that runs.
+    if matches!(config.store.target, StoreUrl::Embedded(_)) {
+        return Err(StoreError::Refused(none.to_owned()));
+    }
+    let no_runtime = |error| StoreError::Unavailable(format!("no runtime could be started: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    // Whatever is configured.
+    config.lease = None;
+    let (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>) = (Arc::new(OsEntropy), Arc::new(SystemClock::new()));
+    match Backend::open(&config, &entropy, &clock)? {
+        Backend::Embedded(_) => Err(StoreError::Refused(none.to_owned())),
+        Backend::Redis(store) => {
+            runtime.block_on(store.set_lease(term))?;
+            Ok(store.identity())
+        }
+    }
 }
 
 async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Result<()> {

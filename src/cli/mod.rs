@@ -16,6 +16,7 @@ mod keyring;
 mod output;
 mod serve;
 mod show;
+mod store;
 mod validate;
 mod values;
 
@@ -93,6 +94,9 @@ enum Command {
     /// Changes the peppers of a service.
     #[command(subcommand)]
     Keyring(keyring::Keyring),
+    /// Changes what is stored beside keys.
+    #[command(subcommand)]
+    Store(store::Store),
     /// Checks a configuration, and documents it.
     #[command(subcommand)]
     Config(config::Config),
@@ -153,6 +157,7 @@ fn run(context: &mut Context, command: Command) -> Result<Exit, Failure> {
         Command::Validate(validate) => validate.run(context),
         Command::Audit(audit) => audit.run(context),
         Command::Keyring(keyring) => keyring.run(context),
+        Command::Store(store) => store.run(context),
         Command::Config(config) => config.run(context),
         Command::Doctor => doctor::run(context),
     }

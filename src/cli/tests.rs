@@ -37,6 +37,7 @@ fn every_command_is_there() {
         "keyclasp keyring use x --file f",
         "keyclasp keyring retire x --force --config f",
         "keyclasp keyring status",
+        "keyclasp store set-lease 500ms --config f",
         "keyclasp config check --config f",
         "keyclasp config reference",
         "keyclasp doctor --output json",

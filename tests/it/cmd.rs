@@ -39,7 +39,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    embedded: audit config doctor errors init keyring keys output revoke_all validate;
+    embedded: audit config doctor errors init keyring keys output revoke_all store validate;
     redis: audit errors keyring keys output revoke_all validate;
 }
 

@@ -17,6 +17,7 @@ mod readme;
 mod requests;
 mod rpc;
 mod secrets;
+mod set_lease;
 mod stopping;
 mod store_embedded;
 mod store_embedded_kill;

@@ -89,12 +89,17 @@ impl Info {
         }
     }
 
-    /// What a crash can lose. `appendfsync` and `save` are settings that Redis may keep to itself.
-    pub(super) fn durability(&self, appendfsync: Option<&str>, save: Option<&str>) -> Durability {
-        let replicas = match self.number("connected_slaves") {
-            0 => String::new(),
-            1 => "; 1 replica follows, asynchronously".to_owned(),
-            n => format!("; {n} replicas follow, asynchronously"),
+    /// What a crash can lose. `appendfsync` and `save` are settings that Redis may keep to itself; so many
+    /// replicas are `confirming` each change.
+    pub(super) fn durability(&self, appendfsync: Option<&str>, save: Option<&str>, confirming: u32) -> Durability {
+        let replicas = match (self.number("connected_slaves"), u64::from(confirming)) {
+            (0, 0) => String::new(),
+            (1, 0) => "; 1 replica follows, asynchronously".to_owned(),
+            (n, 0) => format!("; {n} replicas follow, asynchronously"),
+            (n, needed) if n < needed => format!(
+                "; {needed} of its replicas have to confirm each change, and {n} are connected: nothing can be changed until there are more"
+            ),
+            (n, needed) => format!("; a change is answered when {needed} of {n} connected replicas have it"),
         };
         if self.get("aof_enabled") == "1" {
             if self.get("aof_last_write_status") == "err" {
@@ -181,17 +186,20 @@ mod tests {
     #[test]
     fn durability_is_what_the_settings_promise_and_no_more() {
         let aof = info(&[("aof_enabled", "1"), ("aof_last_write_status", "ok"), ("connected_slaves", "2")]);
-        let always = aof.durability(Some("always"), None);
+        let always = aof.durability(Some("always"), None, 0);
         assert!(always.is_durable() && always.text().contains("2 replicas"), "{always:?}");
-        let everysec = aof.durability(Some("everysec"), None);
+        let confirmed = |needed| aof.durability(Some("always"), None, needed).text().to_owned();
+        assert!(confirmed(2).contains("when 2 of 2 connected replicas have it"), "{}", confirmed(2));
+        assert!(confirmed(3).contains("nothing can be changed"), "{}", confirmed(3));
+        let everysec = aof.durability(Some("everysec"), None, 0);
         assert!(!everysec.is_durable() && everysec.text().contains("one second"), "{everysec:?}");
-        assert!(matches!(aof.durability(Some("no"), None), Durability::Lossy(_)));
-        assert!(matches!(aof.durability(None, None), Durability::Unknown(_)));
+        assert!(matches!(aof.durability(Some("no"), None, 0), Durability::Lossy(_)));
+        assert!(matches!(aof.durability(None, None, 0), Durability::Unknown(_)));
         let broken = info(&[("aof_enabled", "1"), ("aof_last_write_status", "err")]);
-        assert!(matches!(broken.durability(Some("always"), None), Durability::Lossy(_)));
-        assert!(info(&[]).durability(None, Some("")).text().contains("loses everything"));
-        assert!(info(&[]).durability(None, Some("3600 1")).text().contains("save 3600 1"));
-        assert!(matches!(info(&[]).durability(None, None), Durability::Lossy(_)));
+        assert!(matches!(broken.durability(Some("always"), None, 0), Durability::Lossy(_)));
+        assert!(info(&[]).durability(None, Some(""), 0).text().contains("loses everything"));
+        assert!(info(&[]).durability(None, Some("3600 1"), 0).text().contains("save 3600 1"));
+        assert!(matches!(info(&[]).durability(None, None, 0), Durability::Lossy(_)));
     }
 
     #[test]

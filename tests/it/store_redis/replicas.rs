@@ -87,6 +87,8 @@ async fn what_no_replica_confirms_is_not_answered_ok() {
     let WithReplica { servers, store } = start_with(1).await;
     let record = ada().record(1, now());
     create(&store, &record).await;
+    let durability = store.health(now()).await.unwrap().durability;
+    assert!(durability.text().contains("when 1 of 1 connected replicas have it"), "{durability:?}");
     servers.replica.freeze();
     let unconfirmed = |answer: Result<Done, StoreError>| match answer {
         Err(StoreError::Unavailable(text)) => {

@@ -1,5 +1,7 @@
 //! A store whose every call is bounded in time and counted, whatever store it is.
 
+mod labels;
+
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,12 +11,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::labels::{CallLabels, CallResult, Verb, VerbLabels};
 use super::{
     AuditPage, AuditQuery, Beat, Beaten, CALL_LIMIT, Commit, Done, Epoch, Found, Health, Identity, Leases, ListPage,
     ListQuery, LogCursor, LogPage, Member, MemberId, Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
@@ -268,164 +270,4 @@ impl fmt::Debug for Guarded {
 struct VerbMetrics {
     calls: [Counter; CallResult::ALL.len()],
     duration: Histogram,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CallLabels {
-    verb: Verb,
-    result: CallResult,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VerbLabels {
-    verb: Verb,
-}
-
-/// What was asked of the store; the three verbs of the pepper checks are one. In the order of
-/// [`Self::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Verb {
-    Get,
-    Idempotency,
-    Commit,
-    List,
-    Audit,
-    Log,
-    Scan,
-    Peppers,
-    Health,
-    Beat,
-    Members,
-    Remove,
-    Release,
-    Settle,
-    Barrier,
-}
-
-impl Verb {
-    const ALL: [Self; 15] = [
-        Self::Get,
-        Self::Idempotency,
-        Self::Commit,
-        Self::List,
-        Self::Audit,
-        Self::Log,
-        Self::Scan,
-        Self::Peppers,
-        Self::Health,
-        Self::Beat,
-        Self::Members,
-        Self::Remove,
-        Self::Release,
-        Self::Settle,
-        Self::Barrier,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Idempotency => "idempotency",
-            Self::Commit => "commit",
-            Self::List => "list",
-            Self::Audit => "audit",
-            Self::Log => "log",
-            Self::Scan => "scan",
-            Self::Peppers => "peppers",
-            Self::Health => "health",
-            Self::Beat => "beat",
-            Self::Members => "members",
-            Self::Remove => "remove",
-            Self::Release => "release",
-            Self::Settle => "settle",
-            Self::Barrier => "barrier",
-        }
-    }
-}
-
-impl EncodeLabelValue for Verb {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        EncodeLabelValue::encode(&self.name(), encoder)
-    }
-}
-
-/// What a call came to. In the order of [`Self::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum CallResult {
-    Ok,
-    Conflict,
-    Replay,
-    OwnerFull,
-    Unavailable,
-    Full,
-    Unreadable,
-    Refused,
-    Misuse,
-}
-
-impl CallResult {
-    const ALL: [Self; 9] = [
-        Self::Ok,
-        Self::Conflict,
-        Self::Replay,
-        Self::OwnerFull,
-        Self::Unavailable,
-        Self::Full,
-        Self::Unreadable,
-        Self::Refused,
-        Self::Misuse,
-    ];
-
-    const fn of_outcome(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Done(_) => Self::Ok,
-            Outcome::Conflict => Self::Conflict,
-            Outcome::Replay(_) => Self::Replay,
-            Outcome::OwnerFull => Self::OwnerFull,
-        }
-    }
-
-    const fn of_error(error: &StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(_) => Self::Unavailable,
-            StoreError::Full(_) => Self::Full,
-            StoreError::Unreadable { .. } => Self::Unreadable,
-            StoreError::Refused(_) => Self::Refused,
-            StoreError::Misuse(_) => Self::Misuse,
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Conflict => "conflict",
-            Self::Replay => "replay",
-            Self::OwnerFull => "owner_full",
-            Self::Unavailable => "unavailable",
-            Self::Full => "full",
-            Self::Unreadable => "unreadable",
-            Self::Refused => "refused",
-            Self::Misuse => "misuse",
-        }
-    }
-}
-
-impl EncodeLabelValue for CallResult {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        EncodeLabelValue::encode(&self.name(), encoder)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_member_is_found_at_its_own_place() {
-        for (at, verb) in Verb::ALL.into_iter().enumerate() {
-            assert_eq!(verb as usize, at);
-        }
-        for (at, result) in CallResult::ALL.into_iter().enumerate() {
-            assert_eq!(result as usize, at);
-        }
-    }
 }

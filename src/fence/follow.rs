@@ -67,6 +67,13 @@ impl<V: Hold> Fence<V> {
     }
 }
 
+/// When a beat was sent, and for a lease of which term.
+#[derive(Clone, Copy)]
+struct Sent {
+    at: Duration,
+    term: Duration,
+}
+
 type Beating<'a> = Pin<Box<dyn Future<Output = Result<Beaten, StoreError>> + Send + 'a>>;
 
 /// Looks after one shard.
@@ -87,7 +94,7 @@ struct Follower<'a, V> {
 impl<'a, V: Hold> Follower<'a, V> {
     async fn run(mut self) {
         let (leased, shard) = (self.leased, self.shard);
-        let mut under_way: Option<(Duration, Beating<'a>)> = None;
+        let mut under_way: Option<(Sent, Beating<'a>)> = None;
         let mut due = Duration::ZERO;
         loop {
             let pause = due.saturating_sub(leased.clock.elapsed());
@@ -99,7 +106,8 @@ impl<'a, V: Hold> Follower<'a, V> {
                     due = self.beaten(sent, answer).await;
                 }
                 () = tokio::time::sleep(pause), if under_way.is_none() => {
-                    under_way = Some((leased.clock.elapsed(), self.beat()));
+                    let sent = Sent { at: leased.clock.elapsed(), term: self.leases.term() };
+                    under_way = Some((sent, self.beat(sent.term)));
                 }
                 () = shard.beat.notified(), if under_way.is_none() => due = due.min(self.soonest()),
                 () = shard.log.notified() => self.catch_up().await,
@@ -119,9 +127,8 @@ impl<'a, V: Hold> Follower<'a, V> {
     }
 
     /// A beat that can grant a lease. One that takes longer than the term could not any more.
-    fn beat(&mut self) -> Beating<'a> {
+    fn beat(&mut self, term: Duration) -> Beating<'a> {
         let (leases, number, beat) = (self.leases, self.number, self.next(true));
-        let term = leases.term();
         Box::pin(async move {
             let late = || StoreError::Unavailable("a beat was not answered within the term of a lease".to_owned());
             tokio::time::timeout(term, leases.beat(number, &beat)).await.unwrap_or_else(|_| Err(late()))
@@ -134,10 +141,10 @@ impl<'a, V: Hold> Follower<'a, V> {
         Beat { member: self.leased.member, number: self.beats, applied, confirmed }
     }
 
-    /// A beat that was sent at `sent` has come to something. Answers when the next one is due.
-    async fn beaten(&mut self, sent: Duration, answer: Result<Beaten, StoreError>) -> Duration {
+    /// A beat has come to something. Answers when the next one is due.
+    async fn beaten(&mut self, sent: Sent, answer: Result<Beaten, StoreError>) -> Duration {
         let now = self.leased.clock.elapsed();
-        let term = self.leases.term();
+        let Sent { at, term } = sent;
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
@@ -147,7 +154,7 @@ impl<'a, V: Hold> Follower<'a, V> {
             }
         };
         let renew = || self.leased.cache.renew(self.number);
-        let turn = self.shard.beaten(sent, now, term, &answer, renew);
+        let turn = self.shard.beaten(at, now, term, &answer, renew);
         match turn {
             Turn::Same => {}
             Turn::Anew => {
@@ -176,7 +183,7 @@ impl<'a, V: Hold> Follower<'a, V> {
         {
             tracing::debug!(%error, shard = self.number, "an epoch was not marked as settled");
         }
-        sent.saturating_add(term / BEATS)
+        at.saturating_add(term / BEATS)
     }
 
     /// Reads the log, and drops what it names.
@@ -277,7 +284,7 @@ impl<'a, V: Hold> Follower<'a, V> {
 }
 
 /// The answer to the beat that is under way, with when it was sent.
-async fn answered(under_way: &mut Option<(Duration, Beating<'_>)>) -> (Duration, Result<Beaten, StoreError>) {
+async fn answered(under_way: &mut Option<(Sent, Beating<'_>)>) -> (Sent, Result<Beaten, StoreError>) {
     match under_way {
         Some((sent, beating)) => (*sent, beating.await),
         None => std::future::pending().await,

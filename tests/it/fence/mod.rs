@@ -90,7 +90,7 @@ impl Fleet {
         for _ in 0..N {
             processes.push(self.join().await);
         }
-        processes.try_into().unwrap_or_else(|_| unreachable!())
+        processes.try_into().unwrap_or_else(|_| panic!("as many as were started"))
     }
 }
 

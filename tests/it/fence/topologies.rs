@@ -48,11 +48,11 @@ async fn a_restart_of_redis_is_another_history_and_loses_nothing_that_was_on_dis
     let (id, text) = a.world.key(None).await;
     b.warm(&text).await;
     a.world.revoke(revoked).await;
-    let Servers::Standalone(server) = &mut fleet.servers else { unreachable!() };
+    let Servers::Standalone(server) = &mut fleet.servers else { panic!("another set-up") };
     server.kill();
     // It goes on from memory for as long as its lease lasts, and not longer.
     until("the lease has ended", async || !b.accepts(&text).await).await;
-    let Servers::Standalone(server) = &mut fleet.servers else { unreachable!() };
+    let Servers::Standalone(server) = &mut fleet.servers else { panic!("another set-up") };
     server.start_again();
     assert_eq!(b.check(&text).await, Outcome::Valid);
     assert_eq!(b.check(&revoked_text).await, Outcome::Revoked);
@@ -67,7 +67,7 @@ async fn an_old_primary_that_still_answers_makes_nobody_accept() {
     let [a, b] = fleet.processes().await;
     let (id, text) = a.world.key(None).await;
     b.warm(&text).await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
     servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
     proxy.point_at(servers.replica.port());
     // A replica of the new primary, so that it can have anything confirmed. The connections of `a` and `b` still

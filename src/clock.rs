@@ -153,6 +153,34 @@ mod tests {
         assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999Z");
     }
 
+    /// What a machine that was suspended for a day looks like: its boot is a day further away than its
+    /// monotonic clock tells. A time namespace has that; where they are forbidden, this says so.
+    #[test]
+    fn time_passes_while_the_machine_is_suspended() {
+        let namespace = ["-Urf", "--time", "--boottime", "86400"];
+        let allowed = std::process::Command::new("unshare").args(namespace).arg("true").status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            println!("not run: this machine does not allow time namespaces");
+            return;
+        }
+        let output = std::process::Command::new("unshare")
+            .args(namespace)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "clock::tests::in_a_machine_that_was_suspended", "--ignored", "--nocapture"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "run by time_passes_while_the_machine_is_suspended, in a namespace of its own"]
+    #[expect(clippy::disallowed_methods, reason = "the clock that must not be used is compared with")]
+    fn in_a_machine_that_was_suspended() {
+        let monotonic = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap();
+        assert!(since_boot() >= monotonic + Duration::from_secs(86_399));
+    }
+
     #[test]
     fn a_manual_clock_moves_only_when_told_to() {
         let clock = ManualClock::new(Timestamp::from_millis(1000));

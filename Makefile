@@ -114,6 +114,7 @@ torture: ## The long versions of the tests: 200 kills instead of 20, and the lik
 	@set -x
 	scripts/setup.sh
 	KEYCLASP_TORTURE=1 KEYCLASP_TORTURE_KILLS=200 cargo test --locked --test it -- --nocapture model:: store_embedded_kill::
+	KEYCLASP_LINEAR_SECONDS=600 cargo test --locked --test it -- --nocapture linear::
 	KEYCLASP_TORTURE=1 cargo test --locked $(MODEL) $(MODEL_TARGET) -- --nocapture
 
 # Seconds of fuzzing.

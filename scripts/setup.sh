@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need, and nothing that is there already. Run it as often as you like.
 #
-#   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call
+#   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call;
+#                             faketime, whose library gives a process another wall clock
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
 #
@@ -34,7 +35,7 @@ main() {
 # What the tests run beside what they build.
 test_programs() {
     local program
-    for program in curl jq; do
+    for program in curl jq faketime; do
         command -v "$program" >/dev/null || apt_install "$program"
     done
     redis

@@ -10,6 +10,7 @@ mod fence;
 mod first_start;
 mod keyring;
 mod layers;
+mod linear;
 mod memory;
 mod model;
 mod process;

@@ -1,0 +1,161 @@
+//! What happened in a run: every call with its start, end and answer, and every fault. Times are
+//! those of one monotonic clock that all clients share. Nothing here judges.
+
+use std::fmt;
+use std::time::Duration;
+
+use tonic::Code;
+
+/// A run.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Every call, in no particular order.
+    pub(super) ops: Vec<Op>,
+    /// Every fault.
+    pub(super) faults: Vec<Fault>,
+}
+
+/// A fault, from before it was made until after it was healed.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    pub(super) name: &'static str,
+    /// What it was done to.
+    pub(super) target: String,
+    pub(super) start: Duration,
+    pub(super) end: Duration,
+    pub(super) effect: Effect,
+}
+
+/// What a fault may do to what was answered OK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing.
+    None,
+    /// Records that were there before it, or were made during it, may be gone.
+    Loses,
+    /// What is made at the new primary is not at the old one.
+    Forks,
+}
+
+/// A call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Op {
+    /// Number of the key.
+    pub(super) key: u32,
+    pub(super) kind: Kind,
+    pub(super) replica: usize,
+    /// Before it was sent.
+    pub(super) start: Duration,
+    /// After it was answered, or given up.
+    pub(super) end: Duration,
+    pub(super) answer: Answer,
+}
+
+/// Which call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Create,
+    Validate,
+    Suspend,
+    Resume,
+    Revoke,
+    /// GetKey, after everything was healed and nothing ran any more.
+    FinalGet,
+    /// ValidateKey, likewise.
+    FinalValidate,
+}
+
+/// What it was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It was done, and the key is so, in this version.
+    Is(State, u64),
+    /// There is no such key.
+    Missing,
+    /// Nothing was done, because the key is revoked.
+    Ended,
+    /// An error: whether it was done, or will yet be, nobody knows.
+    Unknown(Code),
+    /// What must never be answered.
+    Wrong(String),
+}
+
+/// What a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Active,
+    Suspended,
+    Revoked,
+}
+
+impl Kind {
+    /// Whether it changes the key.
+    pub(super) fn changes(self) -> bool {
+        matches!(self, Self::Create | Self::Suspend | Self::Resume | Self::Revoke)
+    }
+
+    /// What the key is once it is done.
+    pub(super) fn makes(self) -> Option<State> {
+        match self {
+            Self::Create | Self::Resume => Some(State::Active),
+            Self::Suspend => Some(State::Suspended),
+            Self::Revoke => Some(State::Revoked),
+            Self::Validate | Self::FinalGet | Self::FinalValidate => None,
+        }
+    }
+}
+
+impl Op {
+    /// The state and version that it was answered with.
+    pub(super) fn seen(&self) -> Option<(State, u64)> {
+        match self.answer {
+            Answer::Is(state, version) => Some((state, version)),
+            _ => None,
+        }
+    }
+
+    /// Whether it was answered before `later` began.
+    pub(super) fn before(&self, later: &Self) -> bool {
+        self.end < later.start
+    }
+
+    /// The latest moment at which it may take effect, for one that changes the key; none if it has
+    /// no effect at all. A call whose outcome is unknown may take effect at any time to come.
+    pub(super) fn effective_until(&self) -> Option<Duration> {
+        match self.answer {
+            Answer::Is(..) => Some(self.end),
+            Answer::Unknown(_) | Answer::Wrong(_) => Some(Duration::MAX),
+            Answer::Missing | Answer::Ended => None,
+        }
+    }
+
+    /// Its answer in one word, for counting.
+    pub(super) fn outcome(&self) -> String {
+        match (&self.answer, self.kind) {
+            (Answer::Is(State::Active, _), Kind::Validate | Kind::FinalValidate) => "valid".to_owned(),
+            (Answer::Is(state, _), Kind::Validate | Kind::FinalValidate | Kind::FinalGet) => {
+                format!("{state:?}").to_lowercase()
+            }
+            (Answer::Is(..), _) => "ok".to_owned(),
+            (Answer::Missing, _) => "missing".to_owned(),
+            (Answer::Ended, _) => "refused".to_owned(),
+            (Answer::Unknown(code), _) => format!("{code:?}"),
+            (Answer::Wrong(_), _) => "WRONG".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, end) = (self.start.as_secs_f64(), self.end.as_secs_f64());
+        write!(f, "{start:11.6} – {end:11.6}  key {} replica {} ", self.key, self.replica)?;
+        write!(f, "{:?}: {:?}", self.kind, self.answer)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, end) = (self.start.as_secs_f64(), self.end.as_secs_f64());
+        write!(f, "{start:11.6} – {end:11.6}  FAULT {}: {}", self.name, self.target)
+    }
+}

@@ -265,6 +265,9 @@ impl<'a, V: Hold> Follower<'a, V> {
 
     /// Says that the lease was lost or obtained, once.
     fn tell(&mut self, now: Duration, error: Option<&StoreError>) {
+        if let Some(error) = error {
+            self.shard.failed(error);
+        }
         let held = self.shard.is_held(now);
         if held == self.held {
             return;

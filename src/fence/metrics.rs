@@ -1,6 +1,7 @@
 //! What the fence tells those who watch it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::cache::Size;
-use super::shard::Standing;
+use super::shard::{Standing, nanos};
 
 /// From a quarter of a millisecond to a minute, the longest lease.
 const BUCKETS: [f64; 13] = [250e-6, 500e-6, 1e-3, 2e-3, 3e-3, 5e-3, 10e-3, 25e-3, 100e-3, 500e-3, 2.0, 10.0, 60.0];
@@ -55,11 +56,40 @@ struct WaitLabels {
 pub(super) struct WaitMetrics {
     waits: Family<WaitLabels, Counter>,
     durations: Histogram,
+    /// In nanoseconds: all of them together, and the longest one.
+    total: AtomicU64,
+    longest: AtomicU64,
+}
+
+/// What changes of this process that took something away have waited for since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waits {
+    /// Changes that every member had applied when they were answered.
+    pub acknowledged: u64,
+    /// Changes that waited for a lease to end, because a member was silent.
+    pub lapsed: u64,
+    /// Changes whose caller's time was up before.
+    pub time_up: u64,
+    /// Changes during which another history began.
+    pub unknown: u64,
+    /// How long each of them waited, on average.
+    pub average: Duration,
+    /// How long the longest one waited.
+    pub longest: Duration,
+}
+
+impl Waits {
+    /// How many there were.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.acknowledged.saturating_add(self.lapsed).saturating_add(self.time_up).saturating_add(self.unknown)
+    }
 }
 
 impl Default for WaitMetrics {
     fn default() -> Self {
-        Self { waits: Family::default(), durations: Histogram::new(BUCKETS) }
+        let durations = Histogram::new(BUCKETS);
+        Self { waits: Family::default(), durations, total: AtomicU64::new(0), longest: AtomicU64::new(0) }
     }
 }
 
@@ -74,6 +104,26 @@ impl WaitMetrics {
     pub(super) fn waited(&self, result: Result, took: Duration) {
         self.waits.get_or_create(&WaitLabels { result }).inc();
         self.durations.observe(took.as_secs_f64());
+        self.total.fetch_add(nanos(took), Ordering::Relaxed);
+        self.longest.fetch_max(nanos(took), Ordering::Relaxed);
+    }
+
+    /// What there was so far.
+    pub(super) fn so_far(&self) -> Waits {
+        let count = |result| self.waits.get_or_create(&WaitLabels { result }).get();
+        let waits = Waits {
+            acknowledged: count(Result::Acknowledged),
+            lapsed: count(Result::Lapsed),
+            time_up: count(Result::TimeUp),
+            unknown: count(Result::Unknown),
+            ..Waits::default()
+        };
+        let total = self.total.load(Ordering::Relaxed);
+        Waits {
+            average: Duration::from_nanos(total.checked_div(waits.count()).unwrap_or_default()),
+            longest: Duration::from_nanos(self.longest.load(Ordering::Relaxed)),
+            ..waits
+        }
     }
 }
 

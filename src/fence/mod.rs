@@ -45,6 +45,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+pub use self::cache::Size;
+pub use self::metrics::Waits;
 pub use self::shard::Standing;
 pub use self::wait::{Unfenced, Waited};
 
@@ -285,6 +287,34 @@ impl<V: Hold> Fence<V> {
     #[must_use]
     pub fn term(&self) -> Option<std::time::Duration> {
         self.store.leases().map(Leases::term)
+    }
+
+    /// How this process is called among those that hold leases. None where there are none.
+    #[must_use]
+    pub fn member(&self) -> Option<MemberId> {
+        match &self.mode {
+            Mode::Leased(leased) => Some(leased.member),
+            Mode::Asking | Mode::Told(_) => None,
+        }
+    }
+
+    /// What changes have waited for. None where there are no leases, and nothing to wait for.
+    #[must_use]
+    pub fn waits(&self) -> Option<Waits> {
+        match &self.mode {
+            Mode::Leased(leased) => Some(leased.waits.so_far()),
+            Mode::Asking | Mode::Told(_) => None,
+        }
+    }
+
+    /// How full the memory is. None where the store is asked each time.
+    #[must_use]
+    pub fn size(&self) -> Option<Size> {
+        match &self.mode {
+            Mode::Asking => None,
+            Mode::Told(cache) => Some(cache.size()),
+            Mode::Leased(leased) => Some(leased.cache.size()),
+        }
     }
 
     /// Whether checks of keys in every shard can be answered now, as far as leases go.

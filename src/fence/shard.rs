@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::lease::{Lease, Turn};
-use crate::store::{Beaten, Epoch, LogCursor, LogPage};
+use crate::store::{Beaten, Epoch, LogCursor, LogPage, StoreError};
 
 /// One shard.
 #[derive(Debug, Default)]
@@ -31,17 +31,27 @@ struct State {
     turns: u64,
     members: usize,
     settled: bool,
+    /// Since when entries of the log have been waiting to be applied.
+    behind: Option<Duration>,
+    /// Why the last beat granted nothing. None: it did.
+    trouble: Option<StoreError>,
 }
 
 /// A shard, for those who look after the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     /// The history that leases and log are of. None: none has been heard of yet.
     pub epoch: Option<Epoch>,
+    /// How long ago it was first heard of.
+    pub age: Option<Duration>,
     /// How long the lease still runs. None: there is none.
     pub left: Option<Duration>,
+    /// Why the last beat did not renew it. None: it did.
+    pub trouble: Option<StoreError>,
     /// Entries of the log that were heard of and not applied yet.
     pub lag: u64,
+    /// For how long there have been some.
+    pub behind: Option<Duration>,
     /// Processes that may hold a lease, this one among them.
     pub members: usize,
     /// Whether no lease of an earlier history can still run.
@@ -70,15 +80,23 @@ impl Shard {
         if turn != Turn::Stale {
             state.members = answer.members.len();
             state.settled = answer.settled;
+            state.trouble = None;
         }
+        state.note_lag(now);
         self.publish(&mut state, turn, renew);
         turn
+    }
+
+    /// A beat has granted nothing.
+    pub(super) fn failed(&self, error: &StoreError) {
+        self.state().trouble = Some(error.clone());
     }
 
     /// See [`Lease::read`].
     pub(super) fn read(&self, now: Duration, page: &LogPage, renew: impl FnOnce()) -> Turn {
         let mut state = self.state();
         let turn = state.lease.read(now, page);
+        state.note_lag(now);
         self.publish(&mut state, turn, renew);
         turn
     }
@@ -87,6 +105,9 @@ impl Shard {
     pub(super) fn applied(&self, position: u64) {
         let mut state = self.state();
         state.lease.applied(position);
+        if state.lease.lag() == 0 {
+            state.behind = None;
+        }
         self.publish(&mut state, Turn::Same, || {});
     }
 
@@ -124,8 +145,11 @@ impl Shard {
         let state = self.state();
         Standing {
             epoch: state.lease.epoch(),
+            age: state.lease.since().map(|since| now.saturating_sub(since)),
             left: state.lease.until().and_then(|until| until.checked_sub(now)).filter(|left| !left.is_zero()),
+            trouble: state.trouble.clone(),
             lag: state.lease.lag(),
+            behind: state.behind.map(|since| now.saturating_sub(since)),
             members: state.members,
             settled: state.settled,
             turns: state.turns,
@@ -147,6 +171,12 @@ impl Shard {
     }
 }
 
-fn nanos(span: Duration) -> u64 {
+impl State {
+    fn note_lag(&mut self, now: Duration) {
+        self.behind = if self.lease.lag() == 0 { None } else { self.behind.or(Some(now)) };
+    }
+}
+
+pub(super) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -63,6 +63,31 @@ impl<V: Hold> Fence<V> {
             },
             took,
         );
+        match &waited {
+            Ok(Waited { acknowledged, lapsed, .. }) => {
+                tracing::info!(
+                    shard,
+                    position = done.at.position,
+                    acknowledged,
+                    lapsed,
+                    ?took,
+                    "no replica passes what this change took away"
+                );
+            }
+            Err(unfenced) => {
+                let why = match unfenced {
+                    Unfenced::TimeUp { .. } => "the caller's time was up".to_owned(),
+                    Unfenced::Unknown(error) => error.to_string(),
+                };
+                tracing::warn!(
+                    shard,
+                    position = done.at.position,
+                    ?took,
+                    why,
+                    "a change is stored, but some replica may not know of it yet"
+                );
+            }
+        }
         waited.map(|waited| Waited { duration: took, ..waited })
     }
 

@@ -138,9 +138,9 @@ impl Service {
 pub struct Fence {
     /// Position of the change in its shard's log.
     pub position: u64,
-    /// Replicas that said that they had applied it.
+    /// Replicas that said that they had applied it, this one among them.
     pub acknowledged: u32,
-    /// Replicas that were silent until their lease had ended.
+    /// Replicas whose lease had to end first, because they were silent.
     pub lapsed: u32,
     /// How long the wait took.
     pub duration: Duration,

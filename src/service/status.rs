@@ -1,4 +1,6 @@
-//! The state of this replica, and what an operator should know about it.
+//! The state of this replica. What an operator should know about it is in [`findings`].
+
+mod findings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +10,9 @@ use super::access::{Call, Right};
 use super::error::Error;
 use super::{Core, require_somewhere};
 use crate::clock::Timestamp;
+use crate::fence::{Size, Standing, Waits};
 use crate::key::PepperId;
-use crate::store::{Durability, Health, Identity, StoreError};
+use crate::store::{Health, Identity, MemberId, StoreError};
 
 /// The state of this replica.
 #[derive(Debug, Clone)]
@@ -26,8 +29,25 @@ pub struct Status {
     pub health: Result<(Health, Duration), StoreError>,
     /// The keyring, the current pepper first; with the number of records under each, if asked for.
     pub peppers: Vec<(PepperId, Option<u64>)>,
+    /// What is in memory. None: nothing is kept.
+    pub memory: Option<Size>,
+    /// How this replica and others keep from each other what is out of date. None: it has the store for itself.
+    pub fence: Option<FenceState>,
     /// What an operator should know.
     pub findings: Vec<Finding>,
+}
+
+/// How this replica stands among those that share its store.
+#[derive(Debug, Clone)]
+pub struct FenceState {
+    /// How it is called among them.
+    pub member: MemberId,
+    /// The term of a lease.
+    pub term: Duration,
+    /// How each shard stands.
+    pub shards: Vec<Standing>,
+    /// What changes waited for.
+    pub waits: Waits,
 }
 
 /// One thing that an operator should know.
@@ -54,11 +74,6 @@ pub enum Severity {
     Error,
 }
 
-/// A clock offset beyond this is worth a finding: expiry is decided by each replica's own clock.
-const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(1);
-/// A store fuller than this is worth a finding.
-const FULLNESS: f64 = 0.85;
-
 /// Telling the state of this replica.
 #[derive(Debug, Clone)]
 pub struct StatusReport {
@@ -81,6 +96,7 @@ impl StatusReport {
         let core = &*self.core;
         let (now, before) = (core.clock.now(), core.clock.elapsed());
         let health = core.store.health(now).await.map(|health| (health, core.clock.elapsed().saturating_sub(before)));
+        let fence = self.fence();
         let counts = if count_records { Some(self.count(now).await?) } else { None };
         let peppers: Vec<_> = core
             .hasher
@@ -96,13 +112,18 @@ impl StatusReport {
             started_at: self.started_at,
             store: core.store.identity(),
             shards: core.store.shards(),
-            findings: match &health {
-                Ok((health, latency)) => findings(health, *latency, now),
-                Err(error) => vec![unreachable(error)],
-            },
+            findings: findings::of(&health, fence.as_ref(), now),
             health,
             peppers,
+            memory: core.records.size(),
+            fence,
         })
+    }
+
+    fn fence(&self) -> Option<FenceState> {
+        let records = &self.core.records;
+        let (member, term, waits) = (records.member()?, records.term()?, records.waits()?);
+        Some(FenceState { member, term, waits, shards: records.standings() })
     }
 
     /// Whether the store answers: what readiness depends on.
@@ -129,77 +150,4 @@ impl StatusReport {
             }
         }
     }
-}
-
-fn unreachable(error: &StoreError) -> Finding {
-    Finding {
-        severity: Severity::Error,
-        code: "STORE_UNREACHABLE",
-        meaning: format!("{error}. No key can be made, changed or validated"),
-        remedy: "start the store, or correct store.url; keyclasp goes on by itself as soon as it answers".to_owned(),
-    }
-}
-
-/// What `health` means for an operator.
-fn findings(health: &Health, latency: Duration, now: Timestamp) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if health.evicts {
-        findings.push(Finding {
-            severity: Severity::Error,
-            code: "STORE_EVICTS",
-            meaning: "the store drops records when it is full: keys would vanish".to_owned(),
-            remedy: "set maxmemory-policy to noeviction".to_owned(),
-        });
-    }
-    if health.role == "replica" {
-        findings.push(Finding {
-            severity: Severity::Error,
-            code: "STORE_IS_REPLICA",
-            meaning: "the store is a replica and takes no writes".to_owned(),
-            remedy: "point store.url at the primary".to_owned(),
-        });
-    }
-    match &health.durability {
-        Durability::Durable(_) => {}
-        Durability::Lossy(text) => findings.push(Finding {
-            severity: Severity::Warning,
-            code: "STORE_NOT_DURABLE",
-            meaning: format!("a crash of the store can lose changes that were answered OK, revocations too: {text}"),
-            remedy: "set appendonly yes and appendfsync always, and store.require_durable = true to insist on it"
-                .to_owned(),
-        }),
-        Durability::Unknown(text) => findings.push(Finding {
-            severity: Severity::Warning,
-            code: "STORE_DURABILITY_UNKNOWN",
-            meaning: format!("the store does not say what a crash can lose: {text}"),
-            remedy:
-                "make sure that appendonly is yes and appendfsync is always, or that the service's contract says so"
-                    .to_owned(),
-        }),
-    }
-    if let Some(clock) = health.clock {
-        let offset = clock.since(now).max(now.since(clock));
-        if offset > MAX_CLOCK_OFFSET + latency {
-            findings.push(Finding {
-                severity: Severity::Warning,
-                code: "CLOCK_OFFSET",
-                meaning: format!(
-                    "this replica's clock and the store's are {} apart: keys begin and end early or late by that much",
-                    humantime::format_duration(offset)
-                ),
-                remedy: "synchronize both clocks (chrony, systemd-timesyncd)".to_owned(),
-            });
-        }
-    }
-    if let Some(fullness) = health.fullness
-        && fullness > FULLNESS
-    {
-        findings.push(Finding {
-            severity: Severity::Warning,
-            code: "STORE_NEARLY_FULL",
-            meaning: format!("the store is {:.0} % full; once it is full, no keys can be made", fullness * 100.0),
-            remedy: "raise maxmemory, or shorten keys.retention".to_owned(),
-        });
-    }
-    findings
 }

@@ -458,6 +458,38 @@ pub struct Health {
     pub evicts: bool,
     /// How full it is, from 0 to 1, where it has a bound.
     pub fullness: Option<f64>,
+    /// Who follows it, where it can be followed.
+    pub replication: Option<Replication>,
+}
+
+/// Copies of a store that may take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Replication {
+    /// Those that follow the primary now.
+    pub connected: u32,
+    /// As many of them have to have a change before it is answered.
+    pub needed: u32,
+    /// Those that the configuration says there are.
+    pub configured: u32,
+}
+
+impl Replication {
+    /// What is waited for, and what may be promoted for it, for people.
+    #[must_use]
+    pub fn text(self) -> String {
+        let Self { connected, needed, configured } = self;
+        if needed == 0 {
+            let others =
+                if connected.max(configured) == 0 { "there are no replicas" } else { "replicas are not waited for" };
+            return format!("a change is answered as soon as the primary has it: {others}");
+        }
+        let promoted = match (needed == configured, configured) {
+            (true, 1) => "the replica may be promoted",
+            (true, _) => "any of them may be promoted",
+            (false, _) => "the one that has most may be promoted, and no other",
+        };
+        format!("each change is confirmed by {needed} of {configured} replicas before it is answered: {promoted}")
+    }
 }
 
 /// What a crash of the store can lose.

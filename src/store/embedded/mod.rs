@@ -253,6 +253,7 @@ impl Store for EmbeddedStore {
             clock: None,
             evicts: false,
             fullness: None,
+            replication: None,
         })
     }
 

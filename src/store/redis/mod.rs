@@ -321,6 +321,7 @@ impl Store for RedisStore {
             clock: Some(Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000))),
             evicts: info.evicts(),
             fullness: info.fullness(),
+            replication: None,
         })
     }
 

@@ -397,6 +397,18 @@ impl Keeper {
             }
             tracing::warn!(durability, "a crash of the store can lose changes that were answered OK");
         }
+        if let Some(replication) = health.replication {
+            let (connected, wait) = (replication.connected, replication.text());
+            if connected < replication.needed {
+                tracing::warn!(
+                    connected,
+                    wait,
+                    "replicas of the store are missing: no change is answered OK without them"
+                );
+            } else {
+                tracing::info!(connected, wait, "replicas of the store");
+            }
+        }
         Ok(health.epochs)
     }
 

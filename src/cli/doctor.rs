@@ -124,8 +124,8 @@ fn table(status: &v1::GetStatusResponse) -> Table {
     if let Some(store) = &status.store
         && !store.wait.is_empty()
     {
-        let (connected, configured) = (store.replicas_connected, store.replicas);
-        fields.push(("replicas", format!("{connected} of {configured} connected; {}", store.wait)));
+        let of_all = if store.replicas == 0 { String::new() } else { format!(" of {}", store.replicas) };
+        fields.push(("replicas", format!("{}{of_all} connected; {}", store.replicas_connected, store.wait)));
     }
     if let Some(cache) = &status.cache {
         fields.push(("memory", memory(cache)));
@@ -231,14 +231,18 @@ fn waited(waits: &v1::FenceWaits) -> String {
     ];
     let outcomes: Vec<_> =
         outcomes.iter().filter(|(count, _)| **count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    let (average, longest) = (shown_duration(average.as_ref()), shown_duration(longest.as_ref()));
+    let [average, longest] = [average, longest].map(|span| {
+        let span = span.and_then(|span| Duration::try_from(span).ok());
+        span.map_or_else(String::new, shown_span)
+    });
     format!("{}; {average} on average, {longest} at most", outcomes.join(", "))
 }
 
-/// A duration for people, to the millisecond.
+/// A duration for people: to the millisecond, short ones to a hundredth of that.
 fn shown_span(span: Duration) -> String {
-    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    humantime::format_duration(Duration::from_millis(millis)).to_string()
+    let unit = if span < Duration::from_millis(10) { 10_000 } else { 1_000_000 };
+    let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_nanos(nanos - nanos % unit)).to_string()
 }
 
 fn shown_bytes(bytes: u64) -> String {
@@ -285,15 +289,15 @@ mod tests {
         let waits = v1::FenceWaits {
             acknowledged: 11,
             lapsed: 1,
-            average: Some(wire_duration(Duration::from_micros(1_500))),
-            longest: Some(wire_duration(Duration::from_secs(5))),
+            average: Some(wire_duration(Duration::from_micros(1_503))),
+            longest: Some(wire_duration(Duration::from_micros(5_001_501))),
             ..v1::FenceWaits::default()
         };
         assert_eq!(
             shown(vec![shard(Some(4_200), 2), lagging], waits),
             "lease    held in 1 of 2 shards, 4s 200ms left; term 5s\n\
              epoch    the latest since 1m 1s; 1 of 2 not settled yet\nlog lag  7\nmembers  1 to 2, by shard\n\
-             fenced   11 confirmed by every replica, 1 after a silent replica's lease; 1ms 500us on average, 5s at most\n"
+             fenced   11 confirmed by every replica, 1 after a silent replica's lease; 1ms 500us on average, 5s 1ms at most\n"
         );
         assert!(shown(vec![v1::ShardStatus::default()], none).starts_with("lease    none held; term 5s\nlog lag"));
     }

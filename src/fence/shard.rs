@@ -180,3 +180,48 @@ impl State {
 pub(super) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Duration = Duration::from_secs(100);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn beaten(tail: u64) -> Beaten {
+        Beaten { epoch: Epoch([1; 32]), tail, settled: true, members: Vec::new() }
+    }
+
+    #[test]
+    fn a_log_is_behind_from_the_first_entry_that_waits_until_none_does() {
+        let shard = Shard::default();
+        shard.beaten(at(10), at(11), TERM, &beaten(5), || {});
+        assert_eq!(shard.standing(at(12)).behind, None);
+        shard.beaten(at(20), at(21), TERM, &beaten(7), || {});
+        shard.applied(6);
+        let page = LogPage { epoch: Epoch([1; 32]), tail: 9, gap: false, entries: Vec::new() };
+        shard.read(at(25), &page, || {});
+        let standing = shard.standing(at(30));
+        assert_eq!((standing.lag, standing.behind, standing.age), (3, Some(at(9)), Some(at(19))));
+        shard.applied(9);
+        assert_eq!(shard.standing(at(31)).behind, None);
+        shard.beaten(at(40), at(41), TERM, &beaten(10), || {});
+        assert_eq!(shard.standing(at(41)).behind, Some(at(0)));
+        // Another history begins with nothing to apply.
+        shard.beaten(at(50), at(51), TERM, &Beaten { epoch: Epoch([2; 32]), ..beaten(3) }, || {});
+        assert_eq!(shard.standing(at(52)).behind, None);
+    }
+
+    #[test]
+    fn why_a_beat_failed_is_known_until_one_succeeds() {
+        let shard = Shard::default();
+        let error = StoreError::Unavailable("why".to_owned());
+        shard.failed(&error);
+        assert_eq!(shard.standing(at(1)).trouble, Some(error.clone()));
+        shard.beaten(at(10), at(11), TERM, &beaten(5), || {});
+        assert_eq!(shard.standing(at(12)).trouble, None);
+    }
+}

@@ -102,7 +102,7 @@ fn durability(health: &Health) -> Option<Finding> {
             "STORE_NOT_DURABLE",
             format!(
                 "a primary that crashes and starts again in place can have lost changes that were answered OK: a key \
-                 whose revocation it lost passes again. A replica that is promoted instead has them. The primary has: {text}"
+                 whose revocation it lost passes again. A replica that is promoted instead has them. What the primary keeps: {text}"
             ),
             "set appendonly yes and appendfsync always on each of them, and store.require_durable = true to insist on it; \
              until then do not start a crashed primary again, promote a replica",
@@ -112,7 +112,7 @@ fn durability(health: &Health) -> Option<Finding> {
             "STORE_NOT_DURABLE",
             format!(
                 "a crash of the store can lose changes that were answered OK: a key whose revocation it lost passes \
-                 again. It has: {text}"
+                 again. What it keeps: {text}"
             ),
             "set appendonly yes and appendfsync always, and store.require_durable = true to insist on it",
         )),
@@ -329,7 +329,7 @@ mod tests {
             (Health { replication: None, ..healthy() }, &none, ""),
             (Health { evicts: true, ..healthy() }, &["Error STORE_EVICTS"], "keys would vanish"),
             (Health { role: "replica".to_owned(), ..replicas(0, 1, 1) }, &["Error STORE_IS_REPLICA"], "the primary"),
-            (lossy(0), &["Warning STORE_NOT_DURABLE"], "whose revocation it lost passes again. It has: SOME"),
+            (lossy(0), &["Warning STORE_NOT_DURABLE"], "whose revocation it lost passes again. What it keeps: SOME"),
             (lossy(1), &["Warning STORE_NOT_DURABLE"], "A replica that is promoted instead has them"),
             (
                 Health { durability: Durability::Unknown("SOME".to_owned()), ..healthy() },

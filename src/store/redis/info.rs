@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use crate::store::Durability;
 
+/// A replica that has been silent for longer, in seconds, is not there: a busy one may be for a few.
+const MOST_SILENT: u64 = 10;
+
 /// The answer to INFO.
 #[derive(Debug, Clone)]
 pub(super) struct Info(HashMap<String, String>);
@@ -89,50 +92,59 @@ impl Info {
         }
     }
 
-    /// What a crash can lose. `appendfsync` and `save` are settings that Redis may keep to itself; so many
-    /// replicas are `confirming` each change.
-    pub(super) fn durability(&self, appendfsync: Option<&str>, save: Option<&str>, confirming: u32) -> Durability {
-        let replicas = match (self.number("connected_slaves"), u64::from(confirming)) {
-            (0, 0) => String::new(),
-            (1, 0) => "; 1 replica follows, asynchronously".to_owned(),
-            (n, 0) => format!("; {n} replicas follow, asynchronously"),
-            (n, needed) if n < needed => format!(
-                "; {needed} of its replicas have to confirm each change, and {n} are connected: nothing can be changed until there are more"
-            ),
-            (n, needed) => format!("; a change is answered when {needed} of {n} connected replicas have it"),
+    /// How many replicas follow it closely enough to confirm what is written.
+    pub(super) fn followers(&self) -> u32 {
+        let follows = |line: &&String| {
+            let says = |name: &str| line.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+            // Seconds since it last said how far it is, which it does each second.
+            let silent = says("lag").and_then(|lag| lag.parse::<u64>().ok());
+            says("state") == Some("online") && silent.is_some_and(|lag| lag <= MOST_SILENT)
         };
+        let replicas = (0..self.number("connected_slaves")).filter_map(|n| self.0.get(&format!("slave{n}")));
+        u32::try_from(replicas.filter(follows).count()).unwrap_or(u32::MAX)
+    }
+
+    /// What a crash can lose. `appendfsync` and `save` are settings that Redis may keep to itself.
+    pub(super) fn durability(&self, appendfsync: Option<&str>, save: Option<&str>) -> Durability {
+        let lossy = |text: &str| Durability::Lossy(text.to_owned());
         if self.get("aof_enabled") == "1" {
             if self.get("aof_last_write_status") == "err" {
-                return Durability::Lossy(format!(
-                    "the append-only file cannot be written at the moment: a crash loses what came since{replicas}"
-                ));
+                return lossy("the append-only file cannot be written at the moment: a crash loses what came since");
             }
             return match appendfsync {
-                Some("always") => Durability::Durable(format!(
-                    "append-only file, on disk before each answer (appendfsync always): a crash loses nothing that was answered{replicas}"
-                )),
-                Some("everysec") => Durability::Lossy(format!(
-                    "append-only file, on disk every second (appendfsync everysec): a crash of the machine loses up to one second{replicas}"
-                )),
-                Some(_) => Durability::Lossy(format!(
-                    "append-only file, on disk when the operating system likes (appendfsync no): a crash of the machine may lose half a minute{replicas}"
-                )),
-                None => Durability::Unknown(format!(
-                    "append-only file, but CONFIG GET is not permitted, so nobody can say how often it reaches the disk: allow `config|get`, or ask whoever runs it for appendfsync{replicas}"
-                )),
+                Some("always") => Durability::Durable(
+                    "append-only file, on disk before each answer (appendfsync always): a crash loses nothing that was \
+                     answered"
+                        .to_owned(),
+                ),
+                Some("everysec") => lossy(
+                    "append-only file, on disk every second (appendfsync everysec): a crash of the machine loses up to \
+                     one second",
+                ),
+                Some(_) => lossy(
+                    "append-only file, on disk when the operating system likes (appendfsync no): a crash of the machine \
+                     may lose half a minute",
+                ),
+                None => Durability::Unknown(
+                    "append-only file, but CONFIG GET is not permitted, so nobody can say how often it reaches the \
+                     disk: allow `config|get`, or ask whoever runs it for appendfsync"
+                        .to_owned(),
+                ),
             };
         }
         match save {
-            Some("") => Durability::Lossy(format!(
-                "neither append-only file nor snapshots: a restart loses everything. Set `appendonly yes`{replicas}"
-            )),
+            Some("") => {
+                lossy("neither append-only file nor snapshots: a restart loses everything. Set `appendonly yes`")
+            }
             Some(save) => Durability::Lossy(format!(
-                "snapshots alone (save {save}): a crash loses everything since the last one, {} changes as of now. Set `appendonly yes`{replicas}",
+                "snapshots alone (save {save}): a crash loses everything since the last one, {} changes as of now. Set \
+                 `appendonly yes`",
                 self.number("rdb_changes_since_last_save")
             )),
-            None => Durability::Lossy(format!(
-                "no append-only file: a crash loses at least everything since the last snapshot, if there is one. Set `appendonly yes`{replicas}"
-            )),
+            None => lossy(
+                "no append-only file: a crash loses at least everything since the last snapshot, if there is one. Set \
+                 `appendonly yes`",
+            ),
         }
     }
 }
@@ -185,21 +197,34 @@ mod tests {
 
     #[test]
     fn durability_is_what_the_settings_promise_and_no_more() {
-        let aof = info(&[("aof_enabled", "1"), ("aof_last_write_status", "ok"), ("connected_slaves", "2")]);
-        let always = aof.durability(Some("always"), None, 0);
-        assert!(always.is_durable() && always.text().contains("2 replicas"), "{always:?}");
-        let confirmed = |needed| aof.durability(Some("always"), None, needed).text().to_owned();
-        assert!(confirmed(2).contains("when 2 of 2 connected replicas have it"), "{}", confirmed(2));
-        assert!(confirmed(3).contains("nothing can be changed"), "{}", confirmed(3));
-        let everysec = aof.durability(Some("everysec"), None, 0);
+        let aof = info(&[("aof_enabled", "1"), ("aof_last_write_status", "ok")]);
+        let always = aof.durability(Some("always"), None);
+        assert!(always.is_durable() && always.text().contains("appendfsync always"), "{always:?}");
+        let everysec = aof.durability(Some("everysec"), None);
         assert!(!everysec.is_durable() && everysec.text().contains("one second"), "{everysec:?}");
-        assert!(matches!(aof.durability(Some("no"), None, 0), Durability::Lossy(_)));
-        assert!(matches!(aof.durability(None, None, 0), Durability::Unknown(_)));
+        assert!(matches!(aof.durability(Some("no"), None), Durability::Lossy(_)));
+        assert!(matches!(aof.durability(None, None), Durability::Unknown(_)));
         let broken = info(&[("aof_enabled", "1"), ("aof_last_write_status", "err")]);
-        assert!(matches!(broken.durability(Some("always"), None, 0), Durability::Lossy(_)));
-        assert!(info(&[]).durability(None, Some(""), 0).text().contains("loses everything"));
-        assert!(info(&[]).durability(None, Some("3600 1"), 0).text().contains("save 3600 1"));
-        assert!(matches!(info(&[]).durability(None, None, 0), Durability::Lossy(_)));
+        assert!(matches!(broken.durability(Some("always"), None), Durability::Lossy(_)));
+        assert!(info(&[]).durability(None, Some("")).text().contains("loses everything"));
+        assert!(info(&[]).durability(None, Some("3600 1")).text().contains("save 3600 1"));
+        assert!(matches!(info(&[]).durability(None, None), Durability::Lossy(_)));
+    }
+
+    #[test]
+    fn a_replica_follows_while_it_says_so() {
+        let line = |state, lag| format!("ip=127.0.0.1,port=1,state={state},offset=42,lag={lag}");
+        let followers = |lines: &[String]| {
+            let count = lines.len().to_string();
+            let names: Vec<_> = (0..lines.len()).map(|n| format!("slave{n}")).collect();
+            let fields = names.iter().map(String::as_str).zip(lines.iter().map(String::as_str));
+            info(&fields.chain([("connected_slaves", count.as_str())]).collect::<Vec<_>>()).followers()
+        };
+        assert_eq!(followers(&[]), 0);
+        assert_eq!(followers(&[line("online", 0), line("online", 10)]), 2);
+        assert_eq!(followers(&[line("wait_bgsave", 0), line("online", 1), line("online", 11), String::new()]), 1);
+        // Without the count there is nobody.
+        assert_eq!(info(&[("slave0", &line("online", 0))]).followers(), 0);
     }
 
     #[test]

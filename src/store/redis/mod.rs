@@ -54,7 +54,7 @@ use self::keys::ShardKeys;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
     AuditPage, AuditQuery, Commit, Epoch, Found, Health, Identity, Leases, ListPage, ListQuery, LogCursor, LogPage,
-    Outcome, ScanCursor, ScanPage, Store, StoreError, shard_of,
+    Outcome, Replication, ScanCursor, ScanPage, Store, StoreError, shard_of,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
@@ -321,7 +321,11 @@ impl Store for RedisStore {
             clock: Some(Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000))),
             evicts: info.evicts(),
             fullness: info.fullness(),
-            replication: None,
+            replication: Some(Replication {
+                connected: info.followers(),
+                needed: self.confirming,
+                configured: self.config.replicas,
+            }),
         })
     }
 

@@ -26,7 +26,7 @@ async fn flushall_is_another_history() {
     let before = b.world.records.standings()[0].epoch;
     fleet.primary().run(&["FLUSHALL"]);
     until("the history is another one", async || {
-        let standing = b.world.records.standings()[0];
+        let standing = &b.world.records.standings()[0];
         standing.epoch != before && standing.left.is_some()
     })
     .await;

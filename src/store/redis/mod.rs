@@ -317,7 +317,7 @@ impl Store for RedisStore {
             role: if info.is_primary() { "primary" } else { "replica" }.to_owned(),
             version: info.version(),
             epochs,
-            durability: info.durability(appendfsync.as_deref(), save.as_deref(), self.confirming),
+            durability: info.durability(appendfsync.as_deref(), save.as_deref()),
             clock: Some(Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000))),
             evicts: info.evicts(),
             fullness: info.fullness(),

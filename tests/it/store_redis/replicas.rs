@@ -1,7 +1,7 @@
 //! A primary with a replica that has to confirm what is written.
 
-use keyclasp::store::Done;
 use keyclasp::store::redis::Wait;
+use keyclasp::store::{Done, Replication};
 
 use super::*;
 use crate::support::redis::Replicated;

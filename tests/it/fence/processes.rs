@@ -98,7 +98,7 @@ fn after_sigterm_the_next_revocation_waits_for_nobody() {
 fn what_is_answered_while_a_process_drains_is_true() {
     let mut pair = Pair::start("20s", &[("KEYCLASP_SERVER__DRAIN", "30s")]);
     let (id, text) = pair.key();
-    let begun = Begun::new(pair.b.listen(), &pair.token, "KeyService/ValidateKey", &json!({"apiKey": text}), "");
+    let begun = Begun::new(pair.b.listen(), &pair.token, "KeyService/ValidateKey", &json!({"apiKey": text}));
     let in_flight = || pair.b.get("/metrics").1.contains("keyclasp_rpc_in_flight 1\n").then_some(());
     eventually(PATIENCE, in_flight).expect("the call is in flight");
     pair.b.signal(Signal::TERM);

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Status and answer of `POST /keyclasp.v1.<method>`, such as `KeyService/GetKey`. `token`: empty
 /// for none.
 pub(crate) fn call(address: SocketAddr, token: &str, method: &str, request: &Value) -> (u16, Value) {
-    Begun::new(address, token, method, request, "").end()
+    exchange(connect(address), &text(token, method, request, ""))
 }
 
 /// The same for a caller that has so much time.
@@ -21,7 +21,7 @@ pub(crate) fn call_within(
     timeout: Duration,
 ) -> (u16, Value) {
     let header = format!("Connect-Timeout-Ms: {}\r\n", timeout.as_millis());
-    Begun::new(address, token, method, request, &header).end()
+    exchange(connect(address), &text(token, method, request, &header))
 }
 
 /// A call that lacks its last byte.
@@ -32,30 +32,44 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
-    /// Begins it, with more headers, each with its line end.
-    pub(crate) fn new(address: SocketAddr, token: &str, method: &str, request: &Value, headers: &str) -> Self {
-        let mut body = request.to_string();
-        let last = body.split_off(body.len() - 1);
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
-        write!(
-            stream,
-            "POST /keyclasp.v1.{method} HTTP/1.1\r\nHost: keyclasp\r\nConnection: close\r\n{authorization}{headers}\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len() + last.len()
-        )
-        .unwrap();
+    /// Begins it.
+    pub(crate) fn new(address: SocketAddr, token: &str, method: &str, request: &Value) -> Self {
+        let mut text = text(token, method, request, "");
+        let last = text.split_off(text.len() - 1);
+        let mut stream = connect(address);
+        stream.write_all(text.as_bytes()).unwrap();
         Self { stream, last }
     }
 
     /// Sends what it lacks, and waits for the answer.
-    pub(crate) fn end(mut self) -> (u16, Value) {
-        self.stream.write_all(self.last.as_bytes()).unwrap();
-        let mut answer = String::new();
-        self.stream.read_to_string(&mut answer).unwrap();
-        read(&answer)
+    pub(crate) fn end(self) -> (u16, Value) {
+        exchange(self.stream, &self.last)
     }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// The request with more headers, each with its line end.
+fn text(token: &str, method: &str, request: &Value, headers: &str) -> String {
+    let body = request.to_string();
+    let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+    format!(
+        "POST /keyclasp.v1.{method} HTTP/1.1\r\nHost: keyclasp\r\nConnection: close\r\n{authorization}{headers}\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Sends the rest of a request at once, and reads the answer.
+fn exchange(mut stream: TcpStream, rest: &str) -> (u16, Value) {
+    stream.write_all(rest.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    read(&answer)
 }
 
 fn read(answer: &str) -> (u16, Value) {

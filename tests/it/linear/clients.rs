@@ -18,6 +18,7 @@ use tonic_types::StatusExt as _;
 use super::cluster::{REPLICAS, Shared};
 use super::dice::Dice;
 use super::history::{Answer, Kind, Op, State};
+use crate::support::until;
 
 /// The deadline that each call names.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -80,12 +81,16 @@ impl Client {
         Self { shared: Arc::clone(shared), keys: Arc::clone(keys), stubs }
     }
 
-    /// Makes the keys that a run begins with. Nothing is wrong yet, so each call must succeed.
+    /// Makes the keys that a run begins with.
     pub(super) async fn make_keys(&self) {
-        for place in 0..KEYS {
-            let key = self.create(place % REPLICAS).await.expect("CreateKey failed before anything was wrong");
-            self.keys.used.lock().unwrap().push(key);
-        }
+        until("all keys are made", async || {
+            let replica = self.keys.used.lock().unwrap().len() % REPLICAS;
+            let made = self.create(replica).await;
+            let mut used = self.keys.used.lock().unwrap();
+            used.extend(made);
+            used.len() == KEYS
+        })
+        .await;
     }
 
     /// Validates keys at one replica until it is told to stop.

@@ -87,7 +87,7 @@ pub(super) async fn what_is_taken_away_is_gone_everywhere_when_the_call_returns(
     }
 }
 
-fn every_key() -> Selection {
+pub(super) fn every_key() -> Selection {
     Selection {
         realm: Realm::parse("acme").unwrap(),
         owner: Some(OwnerRef::parse(OwnerKind::External, "ada").unwrap()),

@@ -100,6 +100,11 @@ impl Meddled {
         self.gates.lock().unwrap().insert(verb, Gate::Lost(1));
     }
 
+    /// From now on the answers of a verb get lost, until [`Self::pass`].
+    pub(crate) fn lose_all(&self, verb: Verb) {
+        self.gates.lock().unwrap().insert(verb, Gate::Lost(u32::MAX));
+    }
+
     async fn meddle<T>(&self, verb: Verb, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let answer = call.await;
         *self.calls.lock().unwrap().entry(verb).or_default() += 1;

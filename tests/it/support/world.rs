@@ -62,6 +62,15 @@ impl World {
 
     /// A new key.
     pub(crate) async fn key(&self, lifetime: Option<Lifetime>) -> (KeyId, ApiKey) {
+        self.make(lifetime).await.unwrap()
+    }
+
+    /// The same, if the store takes it.
+    pub(crate) async fn try_key(&self) -> Option<(KeyId, ApiKey)> {
+        self.make(None).await.ok()
+    }
+
+    async fn make(&self, lifetime: Option<Lifetime>) -> Result<(KeyId, ApiKey), Error> {
         let draft = Draft {
             realm: Realm::parse("acme").unwrap(),
             owner: Owner {
@@ -77,8 +86,8 @@ impl World {
             allowed_principals: Principals::parse(&[] as &[&str]).unwrap(),
             metadata: Metadata::parse(std::iter::empty::<(&str, &str)>()).unwrap(),
         };
-        let created = self.service.keys.create(&self.call, draft, None).await.unwrap();
-        (created.key.record.id, created.text.unwrap())
+        let created = self.service.keys.create(&self.call, draft, None).await?;
+        Ok((created.key.record.id, created.text.unwrap()))
     }
 
     /// What a check of a key comes to.

@@ -5,6 +5,7 @@
 //! real ones can show, and `linear` what nobody thought of.
 
 mod rules;
+mod findings;
 mod processes;
 mod suite;
 mod topologies;

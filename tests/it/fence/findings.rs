@@ -1,0 +1,106 @@
+//! Ways around the promise that a reading of the code found, each as the test that fails while it is open.
+
+use std::time::Duration;
+
+use keyclasp::clock::{Clock, SystemClock};
+use keyclasp::fence::lease::{Lease, Turn};
+use keyclasp::key::{Cidrs, Name, Patch};
+use keyclasp::service::validate::Outcome;
+use keyclasp::store::{Beaten, Epoch, LogPage};
+
+use super::suite::every_key;
+use super::{Fleet, Servers};
+use crate::support::meddled::Verb;
+use crate::support::redis::RedisServer;
+use crate::support::until;
+
+/// Who looks for keys in a history that was left finds none, has nothing to write, and so nobody has to confirm
+/// that it is still the present one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoking_all_keys_by_way_of_an_old_primary_is_not_answered_ok() {
+    let fleet = Fleet::replicated().await;
+    let a = fleet.join().await;
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
+    proxy.point_at(servers.replica.port());
+    let _third = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", servers.replica.port())]);
+    let c = fleet.join().await;
+    let mut made = None;
+    until("a key is made", async || {
+        made = c.world.try_key().await;
+        made.is_some()
+    })
+    .await;
+    let (_, text) = made.unwrap();
+    c.warm(&text).await;
+    let swept = a.world.service.sweep.revoke(&a.world.call, &every_key()).await;
+    assert!(swept.is_err() || !c.accepts(&text).await, "answered {swept:?}, and the key is accepted");
+}
+
+/// That a key has ended by itself may be known here alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoking_all_keys_waits_for_who_does_not_know_that_one_has_expired() {
+    let fleet = Fleet::standalone().await;
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    b.world.store.hold_up(Verb::Log);
+    a.world.store.lose_one(Verb::Commit);
+    let end = SystemClock::new().now().after(Duration::from_millis(30));
+    let patch = Patch { expires_at: Some(Some(end)), ..Patch::default() };
+    a.world.service.keys.update(&a.world.call, id, patch, None).await.unwrap_err();
+    until("it has expired", async || a.check(&text).await == Outcome::Expired).await;
+    let swept = a.world.service.sweep.revoke(&a.world.call, &every_key()).await.unwrap();
+    assert!(!b.accepts(&text).await, "accepted after {swept:?}");
+    b.world.store.let_go(Verb::Log);
+}
+
+/// A change that was made already comes with one that takes nothing away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_waits_for_the_part_of_it_that_was_made_already() {
+    let fleet = Fleet::standalone().await;
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    b.warm(&text).await;
+    b.world.store.hold_up(Verb::Log);
+    let patch = |name| Patch {
+        allowed_cidrs: Some(Cidrs::parse(&["192.0.2.0/24"]).unwrap()),
+        name: Some(Name::parse(name).unwrap()),
+        ..Patch::default()
+    };
+    let keys = &a.world.service.keys;
+    a.world.store.lose_one(Verb::Commit);
+    keys.update(&a.world.call, id, patch("one"), None).await.unwrap_err();
+    keys.update(&a.world.call, id, patch("two"), None).await.unwrap();
+    assert!(!b.accepts(&text).await, "accepted from everywhere after an answer that says from where it may be used");
+    b.world.store.let_go(Verb::Log);
+}
+
+/// The connections of a process lead to a server that is a replica now; the address does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_connected_to_what_is_a_replica_now_goes_to_where_the_address_leads() {
+    let fleet = Fleet::replicated().await;
+    let a = fleet.join().await;
+    let (_, text) = a.world.key(None).await;
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
+    proxy.point_at(servers.replica.port());
+    servers.primary.run(&["REPLICAOF", "127.0.0.1", &servers.replica.port().to_string()]);
+    let c = fleet.join().await;
+    assert_eq!(c.check(&text).await, Outcome::Valid);
+    assert_eq!(a.check(&text).await, Outcome::Valid);
+}
+
+/// A beat may be answered in a history that had come and gone before the answer arrived.
+#[test]
+fn an_answer_of_a_history_that_was_passed_over_is_not_a_new_one() {
+    let second = Duration::from_secs(1);
+    let beaten = |epoch| Beaten { epoch: Epoch([epoch; 32]), tail: 1, settled: false, members: Vec::new() };
+    let page = |epoch| LogPage { epoch: Epoch([epoch; 32]), tail: 1, gap: true, entries: Vec::new() };
+    let mut lease = Lease::default();
+    assert_eq!(lease.beaten(second, second, second, &beaten(1)), Turn::Anew);
+    // A beat is sent in history 2. Before its answer arrives, a page of the log is of history 3.
+    assert_eq!(lease.read(2 * second, &page(3)), Turn::Anew);
+    lease.beaten(second, 2 * second, second, &beaten(2));
+    assert_ne!(lease.read(3 * second, &page(3)), Turn::Stale, "the present history counts as one that was left");
+}

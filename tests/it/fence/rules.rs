@@ -264,6 +264,7 @@ async fn who_revokes_does_not_accept_though_its_own_log_stands_still() {
     let (id, text) = a.world.key(None).await;
     let (other, other_text) = a.world.key(None).await;
     let (third, third_text) = a.world.key(None).await;
+    up_to_date(&a).await;
     for text in [&text, &other_text, &third_text] {
         a.warm(text).await;
     }

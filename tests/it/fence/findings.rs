@@ -20,7 +20,7 @@ use crate::support::until;
 async fn revoking_all_keys_by_way_of_an_old_primary_is_not_answered_ok() {
     let fleet = Fleet::replicated().await;
     let a = fleet.join().await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
     servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
     proxy.point_at(servers.replica.port());
     let _third = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", servers.replica.port())]);
@@ -82,7 +82,7 @@ async fn who_is_connected_to_what_is_a_replica_now_goes_to_where_the_address_lea
     let fleet = Fleet::replicated().await;
     let a = fleet.join().await;
     let (_, text) = a.world.key(None).await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
     servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
     proxy.point_at(servers.replica.port());
     servers.primary.run(&["REPLICAOF", "127.0.0.1", &servers.replica.port().to_string()]);

@@ -229,7 +229,7 @@ async fn what_is_read_in_an_earlier_history_than_the_lease_is_of_is_not_answered
     let fleet = Fleet::replicated().await;
     let a = fleet.join().await;
     let (id, text) = a.world.key(None).await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { unreachable!() };
+    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
     let old = a.redis.checked();
     servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
     let _third = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", servers.replica.port())]);

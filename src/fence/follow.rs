@@ -179,11 +179,17 @@ impl<'a, V: Hold> Follower<'a, V> {
         if !answer.settled
             && let Some((epoch, since)) = self.shard.epoch()
             && now >= since.saturating_add(over(term))
-            && let Err(error) = self.leases.settle(self.number, epoch).await
+            && let Err(error) = self.within(self.leases.settle(self.number, epoch)).await
         {
             tracing::debug!(%error, shard = self.number, "an epoch was not marked as settled");
         }
         at.saturating_add(term / BEATS)
+    }
+
+    /// What is done between two beats must not cost the lease.
+    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = || StoreError::Unavailable("it was not answered within a quarter of the term of a lease".to_owned());
+        tokio::time::timeout(self.leases.term() / 4, call).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Reads the log, and drops what it names.
@@ -191,11 +197,12 @@ impl<'a, V: Hold> Follower<'a, V> {
         let mut moved = false;
         for _ in 0..PAGES {
             let Some((cursor, _)) = self.shard.cursor() else { return };
-            let page = match self.fence.store.log(self.number, Some(cursor), PAGE).await {
+            let page = match self.within(self.fence.store.log(self.number, Some(cursor), PAGE)).await {
                 Ok(page) => page,
                 Err(error) => {
                     // The next beat tells that there is more to read.
                     tracing::debug!(%error, shard = self.number, "the log was not read");
+                    self.shard.beat.notify_one();
                     break;
                 }
             };
@@ -232,7 +239,7 @@ impl<'a, V: Hold> Follower<'a, V> {
     /// Tells those who wait how far this process is.
     async fn acknowledge(&mut self) {
         let beat = self.next(false);
-        if let Err(error) = self.leases.beat(self.number, &beat).await {
+        if let Err(error) = self.within(self.leases.beat(self.number, &beat)).await {
             // The next beat says it as well.
             tracing::debug!(%error, shard = self.number, "an acknowledgement failed");
         }
@@ -253,7 +260,7 @@ impl<'a, V: Hold> Follower<'a, V> {
             }
         }
         for member in over_long {
-            match self.leases.remove(self.number, answer.epoch, &member).await {
+            match self.within(self.leases.remove(self.number, answer.epoch, &member)).await {
                 Ok(true) => {
                     tracing::warn!(member = %member.id, shard = self.number, "a replica has been silent since its lease ended")
                 }

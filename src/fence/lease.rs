@@ -47,6 +47,8 @@ struct History {
     epoch: Epoch,
     /// When the epoch was first heard of.
     since: Duration,
+    /// When this process turned to it.
+    turned: Duration,
     /// Position of the last log entry that was applied.
     applied: u64,
     /// Position of the newest entry that was heard of.
@@ -64,13 +66,18 @@ pub enum Turn {
     Same,
     /// Nothing of it may be used: there is another history, or entries of the log were missed.
     Anew,
-    /// The answer is of a history that was left, and counts for nothing.
+    /// The answer is of a history that was left or passed over, and counts for nothing.
     Stale,
 }
 
 impl Lease {
     /// A confirmed beat that was sent at `sent` for a lease of `term` has been answered, at `now`.
     pub fn beaten(&mut self, sent: Duration, now: Duration, term: Duration, answer: &Beaten) -> Turn {
+        // A beat that was sent before the process turned to this history tells nothing about another one: that may
+        // have come and gone meanwhile.
+        if self.history.as_ref().is_some_and(|history| history.epoch != answer.epoch && sent <= history.turned) {
+            return Turn::Stale;
+        }
         let turn = self.turn_to(answer.epoch, answer.tail, now);
         if turn == Turn::Stale || self.leaving {
             return turn;
@@ -178,7 +185,7 @@ impl Lease {
         }
         let since = self.first_heard(epoch, now);
         self.sighted = None;
-        let begun = History { epoch, since, applied: tail, tail, until: None, offers: VecDeque::new() };
+        let begun = History { epoch, since, turned: now, applied: tail, tail, until: None, offers: VecDeque::new() };
         if let Some(before) = self.history.replace(begun) {
             self.left.truncate(MOST_LEFT - 1);
             self.left.push_front(before.epoch);
@@ -332,7 +339,8 @@ mod tests {
         }
         assert_eq!(lease.history.as_ref().unwrap().offers.len(), MOST_OFFERS);
         for n in 0..=255 {
-            lease.beaten(at(20), at(21), TERM, &beaten(n, 6));
+            let sent = at(20 + 2 * u64::from(n));
+            lease.beaten(sent, sent + at(1), TERM, &beaten(n, 6));
         }
         assert_eq!(lease.left.len(), MOST_LEFT);
     }

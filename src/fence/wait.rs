@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
 use super::lease::over;
@@ -14,6 +15,8 @@ use crate::store::{Beaten, Done, Epoch, Leases, Member, StoreError};
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 /// The first one: the least that a timer of tokio takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// Longest that the rows of the silent are seen to, once nobody has to be waited for any more.
+const LONGEST_REMOVAL: Duration = Duration::from_millis(250);
 /// How much sooner than the caller's time is up the wait ends, so that the answer still arrives.
 const WAY_BACK: Duration = Duration::from_millis(10);
 
@@ -22,7 +25,7 @@ const WAY_BACK: Duration = Duration::from_millis(10);
 pub struct Waited {
     /// Members that said that they had applied the change, this process among them.
     pub acknowledged: u32,
-    /// Members whose lease had to end first.
+    /// Members whose lease had to end first, or that have left.
     pub lapsed: u32,
     /// How long that took.
     pub duration: Duration,
@@ -161,7 +164,7 @@ impl<'a, V> Waiting<'a, V> {
                 return Ok(self.waited);
             }
             if now >= self.over_at {
-                return Ok(self.give_up_the_silent().await);
+                return Ok(self.give_up_the_silent(ends).await);
             }
             let rest = self.over_at.saturating_sub(now);
             if let Some(ends) = ends
@@ -171,11 +174,18 @@ impl<'a, V> Waiting<'a, V> {
             }
             tokio::time::sleep(pause.min(rest)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            // While the store does not answer, leases end all the same.
-            if let Ok(found) = self.look(&mut looked).await {
+            // While the store does not answer, leases end all the same, and so does the caller's time.
+            let bound = self.left(ends).min(self.over_at.saturating_sub(self.leased.clock.elapsed()));
+            if let Ok(Ok(found)) = tokio::time::timeout(bound, self.look(&mut looked)).await {
                 self.found(&found)?;
             }
         }
+    }
+
+    /// How long the caller still waits.
+    fn left(&self, ends: Option<Duration>) -> Duration {
+        let now = self.leased.clock.elapsed();
+        ends.map_or(Duration::MAX, |ends| ends.saturating_sub(WAY_BACK).saturating_sub(now))
     }
 
     fn found(&mut self, found: &Beaten) -> Result<(), Unfenced> {
@@ -184,13 +194,21 @@ impl<'a, V> Waiting<'a, V> {
             return Err(Unfenced::Unknown(StoreError::Unavailable(text.to_owned())));
         }
         self.settled |= found.settled;
-        let before = self.pending.len();
-        // Who has no row any more has said goodbye, or was found to have been silent for long enough.
-        self.pending.retain(|pending| {
-            let row = found.members.iter().find(|member| member.id == pending.id);
-            row.is_some_and(|row| row.applied < self.position)
+        let (mut acknowledged, mut gone) = (0, 0);
+        self.pending.retain(|pending| match found.members.iter().find(|member| member.id == pending.id) {
+            Some(row) if row.applied < self.position => true,
+            Some(_) => {
+                acknowledged += 1;
+                false
+            }
+            // It has said goodbye, or was found to have been silent for long enough.
+            None => {
+                gone += 1;
+                false
+            }
         });
-        self.waited.acknowledged += count(before - self.pending.len());
+        self.waited.acknowledged += acknowledged;
+        self.waited.lapsed += gone;
         Ok(())
     }
 
@@ -215,15 +233,16 @@ impl<'a, V> Waiting<'a, V> {
 
     /// The leases of those who are still pending are over. Their rows go, so that the next change does not
     /// wait for them: but for those that have beaten meanwhile.
-    async fn give_up_the_silent(mut self) -> Waited {
+    async fn give_up_the_silent(mut self, ends: Option<Duration>) -> Waited {
         self.waited.lapsed += count(self.pending.len());
-        for member in &self.pending {
+        let bound = self.left(ends).min(LONGEST_REMOVAL);
+        let removals = self.pending.iter().map(async |member| {
             // If that fails, the next one waits, or a beat sweeps it.
-            let removed = self.leases.remove(self.shard, self.epoch, member).await;
-            if removed == Ok(true) {
+            if self.leases.remove(self.shard, self.epoch, member).await == Ok(true) {
                 tracing::warn!(member = %member.id, shard = self.shard, "a replica was silent until its lease had ended");
             }
-        }
+        });
+        let _ = tokio::time::timeout(bound, join_all(removals)).await;
         self.waited
     }
 }

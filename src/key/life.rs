@@ -123,6 +123,18 @@ pub struct Patch {
     pub owner_display_name: Option<Name>,
 }
 
+impl Patch {
+    /// Whether it says who may use the key, when, from where or for what: it may take something away.
+    #[must_use]
+    pub const fn limits(&self) -> bool {
+        self.scopes.is_some()
+            || self.not_before.is_some()
+            || self.expires_at.is_some()
+            || self.allowed_cidrs.is_some()
+            || self.allowed_principals.is_some()
+    }
+}
+
 /// A step in a key's life: the record afterwards and what to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {

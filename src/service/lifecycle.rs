@@ -224,7 +224,14 @@ impl Lifecycle {
         patch: Patch,
         expected_version: Option<u64>,
     ) -> Result<Changed, Error> {
-        let step = Step { call, id, idempotency: None, reason: Reason::from_static(""), caps: CapCheck::Whole };
+        let step = Step {
+            call,
+            id,
+            idempotency: None,
+            reason: Reason::from_static(""),
+            caps: CapCheck::Whole,
+            limits: patch.limits(),
+        };
         self.change(step, |record, policy, now| {
             if expected_version.is_some_and(|expected| expected != record.version) {
                 return Err(LifeError::Version(record.version));
@@ -247,7 +254,7 @@ impl Lifecycle {
         reason: Reason,
         until: Option<Timestamp>,
     ) -> Result<Changed, Error> {
-        let step = Step { call, id, idempotency: None, reason: reason.clone(), caps: CapCheck::Owner };
+        let step = Step { call, id, idempotency: None, reason: reason.clone(), caps: CapCheck::Owner, limits: true };
         self.change(step, |record, _, now| {
             record.suspend(call.principal.name.clone(), reason.clone(), until, now).map(Some)
         })
@@ -259,7 +266,7 @@ impl Lifecycle {
     /// # Errors
     /// When there is no such key, it is revoked, or caps do not allow the result.
     pub async fn resume(&self, call: &Call, id: KeyId, reason: Reason) -> Result<Changed, Error> {
-        let step = Step { call, id, idempotency: None, reason, caps: CapCheck::Whole };
+        let step = Step { call, id, idempotency: None, reason, caps: CapCheck::Whole, limits: false };
         self.change(step, |record, _, _| record.resume()).await
     }
 
@@ -275,7 +282,7 @@ impl Lifecycle {
         request_id: Option<RequestId>,
     ) -> Result<Changed, Error> {
         let idempotency = request_id.map(|request_id| ("RevokeKey", request_id, canonical::revocation(id, &reason)));
-        let step = Step { call, id, idempotency, reason: reason.clone(), caps: CapCheck::Owner };
+        let step = Step { call, id, idempotency, reason: reason.clone(), caps: CapCheck::Owner, limits: true };
         self.change(step, |record, _, now| Ok(Some(record.revoke(call.principal.name.clone(), reason.clone(), now))))
             .await
     }
@@ -330,7 +337,8 @@ impl Lifecycle {
             };
             match core.commit(&commit, now).await? {
                 Outcome::Done(done) => {
-                    let fence = core.fence_if(change.narrows, bucket, &done, call.ends).await?;
+                    // Also where the old key's end came no nearer: an earlier, unanswered rotation may have done that.
+                    let fence = Some(core.fence(bucket, &done, call.ends).await?);
                     let (key, old) = (Seen { record: new, now }, Some(Seen { record: old, now }));
                     return Ok(Rotated { key, text: Some(text), old, fence });
                 }
@@ -381,7 +389,7 @@ impl Lifecycle {
         step: Step<'_>,
         compute: impl Fn(&KeyRecord, &Policy, Timestamp) -> Result<Option<Change>, LifeError>,
     ) -> Result<Changed, Error> {
-        let Step { call, id, idempotency, reason, caps } = step;
+        let Step { call, id, idempotency, reason, caps, limits } = step;
         let core = &*self.core;
         // Set once the first try has found that this call was answered before.
         let mut replay = None;
@@ -424,7 +432,7 @@ impl Lifecycle {
             };
             match core.commit(&commit, now).await? {
                 Outcome::Done(done) => {
-                    let fence = core.fence_if(change.narrows, id.bucket(), &done, call.ends).await?;
+                    let fence = core.fence_if(change.narrows || limits, id.bucket(), &done, call.ends).await?;
                     return Ok(Changed { key: Seen { record: change.after, now }, fence });
                 }
                 Outcome::Replay(entry) => replay = Some(token.ok_or_else(unasked_replay)?.again(core, entry)?),
@@ -444,6 +452,9 @@ struct Step<'a> {
     idempotency: Option<(&'static str, RequestId, Vec<u8>)>,
     reason: Reason,
     caps: CapCheck,
+    /// Whether it may have been taken away already, by an earlier call that was not answered, what this one would
+    /// take away.
+    limits: bool,
 }
 
 /// How far the caller's caps are asked.

@@ -43,7 +43,7 @@ use crate::fence::{self, Waited};
 use crate::hash::Hasher;
 use crate::key::{Event, KeyId, KeyRecord, Realm};
 use crate::random::Entropy;
-use crate::store::{Commit, Done, Found, Outcome, Store, Write, shard_of};
+use crate::store::{Commit, Done, Epoch, Found, Outcome, Store, StoreError, Write, shard_of};
 
 /// What the use cases share.
 pub struct Core {
@@ -197,6 +197,17 @@ impl Core {
         if narrows { self.fence(bucket, done, ends).await.map(Some) } else { Ok(None) }
     }
 
+    /// Waits until no replica answers from what was in `shard` before this call, in the history `epoch`.
+    async fn fence_history(&self, shard: u16, epoch: Epoch, ends: Option<Duration>) -> Result<Fence, Error> {
+        if self.store.leases().is_none() {
+            let tail = self.store.log(shard, None, 1).await?.tail;
+            return Ok(Fence { position: tail, ..Fence::default() });
+        }
+        let fenced = self.records.wait_for_earlier(shard, epoch, ends).await?;
+        let (done, Waited { acknowledged, lapsed, duration }) = fenced.ok_or_else(another_history)?;
+        Ok(Fence { position: done.at.position, acknowledged, lapsed, duration })
+    }
+
     /// Waits until no replica answers from what was before `found`, which somebody else may have written and not
     /// been answered yet. Answers whether `found` is still of the present history.
     async fn fence_earlier(&self, found: &Found, ends: Option<Duration>) -> Result<bool, Error> {
@@ -259,6 +270,10 @@ fn require_somewhere(principal: &Principal, right: Right) -> Result<(), Error> {
 
 fn role_missing(right: Right) -> Error {
     Error::new(ErrorKind::RoleMissing, format!("this caller needs the role {} in this realm", right.roles()))
+}
+
+fn another_history() -> Error {
+    StoreError::Unavailable("its history changed meanwhile; repeat the call".to_owned()).into()
 }
 
 fn contention() -> Error {

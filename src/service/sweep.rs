@@ -1,8 +1,9 @@
 //! RevokeKeys: ends every key that matches, in commits of up to 256, one fence per shard.
 //!
-//! Safe to repeat: a key that is revoked already is counted and left alone, so a call that was cut
-//! off goes on where it stopped. In a shard where nothing is left to revoke, one revoked key is
-//! written once more: what an earlier, unanswered call wrote there must be waited for too.
+//! Safe to repeat: a key that has ended already is counted and left alone, so a call that was cut off goes
+//! on where it stopped. Each shard that was looked at is fenced, also where nothing was left to do: what an
+//! earlier, unanswered call wrote there must be waited for too, and somebody has to confirm that the history
+//! in which nothing was found is the present one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +12,10 @@ use futures_util::future::try_join_all;
 
 use super::access::{Call, Right};
 use super::error::{Error, ErrorKind};
-use super::{Core, Fence, MAX_CONFLICTS, contention, event, page, require};
+use super::{Core, Fence, MAX_CONFLICTS, another_history, contention, event, page, require};
 use crate::clock::Timestamp;
 use crate::key::{Action, Caps, KeyRecord, OwnerRef, Realm, Reason, Scope, Status};
-use crate::store::{
-    Commit, Done, Effect, Expect, ListCursor, ListPage, ListQuery, MAX_WRITES, Outcome, StoreError, shard_of,
-};
+use crate::store::{Commit, Effect, Epoch, Expect, ListCursor, ListPage, ListQuery, MAX_WRITES, Outcome, shard_of};
 
 /// Which keys to end: all of the realm that match every filter.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ pub struct Swept {
     pub revoked: u64,
     /// Keys that matched and had ended before.
     pub already_ended: u64,
-    /// One per shard that was written.
+    /// One per shard that was looked at.
     pub fences: Vec<Fence>,
 }
 
@@ -70,23 +69,22 @@ impl Sweep {
             self.check_scopes_cap(call, selection, now).await?;
         }
         let mut swept = Swept::default();
-        let mut fences: BTreeMap<u16, Done> = BTreeMap::new();
-        // The first key of each shard that was found revoked after the last commit there: who revoked it may not
-        // have been answered yet, so its revocation is written again.
-        let mut revoked: BTreeMap<u16, KeyRecord> = BTreeMap::new();
+        let mut histories = Histories::default();
         let mut after = None;
         loop {
             let found = self.page(selection, after, now).await?;
+            for (shard, epoch) in &found.epochs {
+                histories.see(*shard, *epoch)?;
+            }
             let mut by_shard: BTreeMap<u16, Vec<KeyRecord>> = BTreeMap::new();
             for record in found.records.into_iter().filter(|record| self.matches(record, selection)) {
                 let shard = shard_of(record.id.bucket(), core.store.shards());
                 match record.status(now) {
-                    Status::Revoked => {
+                    // Whoever ended it may not have been answered yet.
+                    Status::Revoked | Status::Expired => {
                         swept.already_ended += 1;
                         core.records.forget(record.id);
-                        revoked.entry(shard).or_insert(record);
                     }
-                    Status::Expired => swept.already_ended += 1,
                     Status::Active | Status::Suspended => by_shard.entry(shard).or_default().push(record),
                 }
             }
@@ -94,14 +92,8 @@ impl Sweep {
                 for batch in records.chunks(MAX_WRITES) {
                     if selection.dry_run {
                         swept.revoked += batch.len() as u64;
-                        continue;
-                    }
-                    let (done, ended) = self.revoke_batch(call, batch, selection, &mut swept).await?;
-                    if let Some(done) = done {
-                        note(&mut fences, shard, done)?;
-                        revoked.remove(&shard);
-                    } else if let Some(record) = ended {
-                        revoked.entry(shard).or_insert(record);
+                    } else {
+                        self.revoke_batch(call, shard, batch, selection, &mut histories, &mut swept).await?;
                     }
                 }
             }
@@ -111,12 +103,9 @@ impl Sweep {
             }
         }
         if !selection.dry_run {
-            for (shard, record) in revoked {
-                note(&mut fences, shard, self.write_again(call, &record, now).await?)?;
-            }
+            let fences = histories.0.iter().map(|(shard, epoch)| core.fence_history(*shard, *epoch, call.ends));
+            swept.fences = try_join_all(fences).await?;
         }
-        let waits = fences.iter().map(|(shard, done)| core.fence_shard(*shard, done, call.ends));
-        swept.fences = try_join_all(waits).await?;
         Ok(swept)
     }
 
@@ -148,52 +137,28 @@ impl Sweep {
         }
     }
 
-    /// Writes a revoked key once more. Somebody who is faster writes it as well, so that is tried
-    /// again.
-    async fn write_again(&self, call: &Call, record: &KeyRecord, now: Timestamp) -> Result<Done, Error> {
-        let core = &*self.core;
-        let mut record = record.clone();
-        for _ in 0..MAX_CONFLICTS {
-            let change = record.revoke(call.principal.name.clone(), Reason::from_static(""), now);
-            let commit = Commit {
-                bucket: record.id.bucket(),
-                epoch: None,
-                writes: vec![core.write(change.after, Expect::Version(record.version))],
-                events: Vec::new(),
-                idempotency: None,
-                guard: None,
-                effect: Effect::TakesAway,
-            };
-            if let Outcome::Done(done) = core.commit(&commit, now).await? {
-                return Ok(done);
-            }
-            record = *core.store.get(record.id, now).await?.ok_or_else(contention)?.record;
-        }
-        Err(contention())
-    }
-
     fn matches(&self, record: &KeyRecord, selection: &Selection) -> bool {
         let implications = &self.core.policies.of(&record.realm).implications;
         selection.created_before.is_none_or(|before| record.created_at < before)
             && selection.scope.as_ref().is_none_or(|scope| implications.any_covers(record.scopes.as_slice(), scope))
     }
 
-    /// Ends keys of one shard. When somebody else changed one of them meanwhile, all are read
-    /// again; those that ended on their own are counted as such. Answers the place of the commit, or
-    /// none and one of those that were found revoked.
+    /// Ends keys of one shard. When somebody else changed one of them meanwhile, all are read again; those that
+    /// ended on their own are counted as such.
     async fn revoke_batch(
         &self,
         call: &Call,
+        shard: u16,
         batch: &[KeyRecord],
         selection: &Selection,
+        histories: &mut Histories,
         swept: &mut Swept,
-    ) -> Result<(Option<Done>, Option<KeyRecord>), Error> {
+    ) -> Result<(), Error> {
         let core = &*self.core;
         let mut open = batch.to_vec();
-        let mut ended = None;
         for _ in 0..MAX_CONFLICTS {
             let now = core.clock.now();
-            let Some(first) = open.first() else { return Ok((None, ended)) };
+            let Some(first) = open.first() else { return Ok(()) };
             let bucket = first.id.bucket();
             let changes: Vec<_> = open
                 .iter()
@@ -203,7 +168,7 @@ impl Sweep {
                 .collect();
             let commit = Commit {
                 bucket,
-                epoch: None,
+                epoch: histories.of(shard),
                 events: changes
                     .iter()
                     .map(|(_, change)| {
@@ -220,21 +185,23 @@ impl Sweep {
                     .map(|(version, change)| core.write(change.after, Expect::Version(version)))
                     .collect(),
             };
-            if let Outcome::Done(done) = core.commit(&commit, now).await? {
+            if let Outcome::Done(_) = core.commit(&commit, now).await? {
                 swept.revoked += open.len() as u64;
-                return Ok((Some(done), None));
+                return Ok(());
             }
             let mut again = Vec::with_capacity(open.len());
             for record in &open {
-                match core.store.get(record.id, now).await? {
+                let found = core.store.get(record.id, now).await?;
+                if let Some(found) = &found {
+                    histories.see(shard, found.epoch)?;
+                }
+                match found {
                     Some(found) if !matches!(found.record.status(now), Status::Revoked | Status::Expired) => {
-                        again.push(*found.record)
+                        again.push(*found.record);
                     }
-                    found => {
+                    _ => {
                         swept.already_ended += 1;
                         core.records.forget(record.id);
-                        let found = found.map(|found| *found.record);
-                        ended = found.filter(|record| record.status(now) == Status::Revoked).or(ended);
                     }
                 }
             }
@@ -244,16 +211,18 @@ impl Sweep {
     }
 }
 
-/// Keeps the last commit of each shard: whoever knows of that one knows of those before. All of them must be of
-/// one history, else the earlier ones may be lost.
-fn note(fences: &mut BTreeMap<u16, Done>, shard: u16, done: Done) -> Result<(), Error> {
-    let epoch = done.at.epoch;
-    match fences.insert(shard, done) {
-        Some(before) if before.at.epoch != epoch => {
-            Err(StoreError::Unavailable("its history changed while keys were revoked; repeat the call".to_owned())
-                .into())
-        }
-        _ => Ok(()),
+/// The history of each shard that was looked at. What was seen and written in one of them says nothing about
+/// another.
+#[derive(Debug, Default)]
+struct Histories(BTreeMap<u16, Epoch>);
+
+impl Histories {
+    fn see(&mut self, shard: u16, epoch: Epoch) -> Result<(), Error> {
+        if *self.0.entry(shard).or_insert(epoch) == epoch { Ok(()) } else { Err(another_history()) }
+    }
+
+    fn of(&self, shard: u16) -> Option<Epoch> {
+        self.0.get(&shard).copied()
     }
 }
 

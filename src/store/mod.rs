@@ -329,6 +329,8 @@ pub struct ListCursor {
 pub struct ListPage {
     /// The records.
     pub records: Vec<KeyRecord>,
+    /// The history of each shard that was looked at, also where nothing was found.
+    pub epochs: Vec<(u16, Epoch)>,
     /// Where to go on; none: this was the end. A page may be short, even empty, and still have more
     /// behind it: a store looks at a bounded number of records per call.
     pub next: Option<ListCursor>,

@@ -211,7 +211,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn list(&self, query: &ListQuery, now: Timestamp) -> Result<ListPage, StoreError> {
-        self.read(|transaction| read::list(transaction, query, now))
+        self.read(|transaction| read::list(transaction, self.epoch, query, now))
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, StoreError> {

@@ -47,7 +47,12 @@ fn read_record(id: KeyId, bytes: &[u8], now: Timestamp) -> Result<Option<Living>
 }
 
 /// A page of a list.
-pub(super) fn list(transaction: &ReadTransaction, query: &ListQuery, now: Timestamp) -> Result<ListPage, Failure> {
+pub(super) fn list(
+    transaction: &ReadTransaction,
+    epoch: Epoch,
+    query: &ListQuery,
+    now: Timestamp,
+) -> Result<ListPage, Failure> {
     let (index, digest) = match &query.owner {
         Some(owner) => (transaction.open_table(BY_OWNER)?, owner_digest(&query.realm, owner)),
         None => (transaction.open_table(BY_REALM)?, realm_digest(&query.realm)),
@@ -58,7 +63,7 @@ pub(super) fn list(transaction: &ReadTransaction, query: &ListQuery, now: Timest
         None => index_key(&digest, Timestamp::default(), &[0; 16]),
     };
     let last = index_key(&digest, Timestamp::MAX, &[0xff; 16]);
-    let mut page = ListPage { records: Vec::new(), next: None };
+    let mut page = ListPage { records: Vec::new(), epochs: vec![(0, epoch)], next: None };
     for (looks, entry) in index.range::<&IndexKey>(&first..=&last)?.enumerate() {
         let (created_at, id) = index_place(entry?.0.value());
         let place = ListCursor { created_at, id: KeyId::from_bytes(id) };

@@ -11,7 +11,7 @@ use super::{RedisStore, SLACK, decimal, decode, millis};
 use crate::clock::Timestamp;
 use crate::key::KeyRecord;
 use crate::key::codec::FORMAT;
-use crate::store::{ListCursor, ListPage, ListQuery, Store, StoreError, shard_of};
+use crate::store::{Epoch, ListCursor, ListPage, ListQuery, Store, StoreError, shard_of};
 
 /// Most records of one page.
 const MOST: usize = 1000;
@@ -37,8 +37,9 @@ impl RedisStore {
             }
             None => 0..self.shards(),
         };
-        let sources = shards.map(|shard| Ok(Source::new(shard, query, self.expected(shard)?.incarnation.to_vec())));
-        let mut merge = Merge { sources: sources.collect::<Result<_, StoreError>>()?, out: Vec::new() };
+        let known = shards.map(|shard| Ok((shard, self.expected(shard)?))).collect::<Result<Vec<_>, StoreError>>()?;
+        let sources = known.iter().map(|(shard, known)| Source::new(*shard, query, known.incarnation.to_vec()));
+        let mut merge = Merge { sources: sources.collect(), out: Vec::new() };
         for _ in 0..ROUNDS {
             merge.take(limit);
             let need = limit - merge.out.len();
@@ -54,7 +55,8 @@ impl RedisStore {
         }
         merge.take(limit);
         self.sweep(&merge.sources, now, budget).await;
-        Ok(merge.finish(limit))
+        let epochs = known.into_iter().map(|(shard, known)| (shard, known.epoch)).collect();
+        Ok(merge.finish(limit, epochs))
     }
 
     /// Asks a shard for what comes next.
@@ -188,7 +190,7 @@ impl Merge {
         self.sources.iter().filter(|source| source.is_dry()).map(|source| source.reached).min()
     }
 
-    fn finish(self, limit: usize) -> ListPage {
+    fn finish(self, limit: usize, epochs: Vec<(u16, Epoch)>) -> ListPage {
         let more = self.sources.iter().any(|source| source.more || !source.records.is_empty());
         let next = match self.bound() {
             _ if !more => None,
@@ -196,7 +198,7 @@ impl Merge {
             Some(bound) if self.out.len() < limit => bound,
             _ => self.out.last().map(place),
         };
-        ListPage { records: self.out, next }
+        ListPage { records: self.out, epochs, next }
     }
 }
 

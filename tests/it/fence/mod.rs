@@ -4,9 +4,9 @@
 //! Here processes are parts of the test, so that each of their steps can be held up; `processes` has what only
 //! real ones can show, and `linear` what nobody thought of.
 
-mod rules;
 mod findings;
 mod processes;
+mod rules;
 mod suite;
 mod topologies;
 

@@ -26,8 +26,10 @@ async fn flushall_is_another_history() {
     let before = b.world.records.standings()[0].epoch;
     fleet.primary().run(&["FLUSHALL"]);
     until("the history is another one", async || {
-        let standing = &b.world.records.standings()[0];
-        standing.epoch != before && standing.left.is_some()
+        [&a, &b].into_iter().all(|process| {
+            let standing = &process.world.records.standings()[0];
+            standing.epoch != before && standing.left.is_some()
+        })
     })
     .await;
     assert_eq!(b.check(&text).await, Outcome::Unknown, "what was dropped is still in memory");

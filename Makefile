@@ -132,5 +132,5 @@ bench: ## Measure everything, write docs/BENCHMARKS.md (BENCH_ARGS=--quick: a lo
 	@set -x
 	scripts/setup.sh
 	cargo build --release --locked
-	cargo build --release --locked --features bench --example load --example noop_stock
+	cargo build --release --locked --features bench --example load --example noop_stock --example allocations
 	"$${CARGO_TARGET_DIR:-target}/release/examples/load" run $(BENCH_ARGS)

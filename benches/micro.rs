@@ -14,6 +14,11 @@ use keyclasp::key::{
 };
 use keyclasp::random::SeededEntropy;
 
+#[path = "made.rs"]
+mod made;
+
+use made::{Made, Mode};
+
 // As keyclasp has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -72,5 +77,19 @@ fn check(c: &mut Criterion) {
     c.bench_function("decide", |b| b.iter(|| decide(black_box(&record), &implications, black_box(&question))));
 }
 
-criterion_group!(benches, check);
+/// A whole check that is answered from memory, without the wire.
+fn hit(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for mode in Mode::ALL {
+        let made = runtime.block_on(Made::new(mode, 1, 1 << 20)).expect("a service");
+        let text = made.texts.first().expect("a key");
+        made.check(text).expect("a key that passes");
+        let reads = made.reads();
+        c.bench_function(&format!("a hit, {}", mode.name()), |b| b.iter(|| made.check(black_box(text))));
+        let held = made.held().expect("metrics");
+        assert_eq!((made.reads(), held.0), (reads, 1), "a check was not answered from memory");
+    }
+}
+
+criterion_group!(benches, check, hit);
 criterion_main!(benches);

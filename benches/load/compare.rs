@@ -11,7 +11,7 @@ use super::servers::{Material, Server};
 /// Connections, unless there is but one call in flight.
 const CONNECTIONS: usize = 8;
 /// The outcome VALID.
-const VALID: u8 = 1;
+pub(crate) const VALID: u8 = 1;
 
 /// One of those that are compared.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ impl Contender<'_> {
             outcome: VALID,
             connections,
             pace: Pace::Closed(in_flight / connections),
+            may_be_refused: false,
         }
     }
 
@@ -40,7 +41,7 @@ impl Contender<'_> {
         connections: usize,
         measured: Duration,
     ) -> anyhow::Result<Figures> {
-        let span = Span { warm: measured / 5, measured };
+        let span = Span::of(measured);
         let figures = run(&[self.load(in_flight, connections)], self.server.process.id(), span).await?;
         Ok(figures.first().copied().unwrap_or_default())
     }

@@ -28,6 +28,8 @@ pub(crate) struct Load {
     pub(crate) outcome: u8,
     pub(crate) connections: usize,
     pub(crate) pace: Pace,
+    /// Whether calls may be answered with an error. They count as calls, and are counted besides.
+    pub(crate) may_be_refused: bool,
 }
 
 /// When the next call is made.
@@ -46,6 +48,13 @@ pub(crate) struct Span {
     pub(crate) measured: Duration,
 }
 
+impl Span {
+    /// A measurement of this length, after a fifth of it to warm up.
+    pub(crate) fn of(measured: Duration) -> Self {
+        Self { warm: measured / 5, measured }
+    }
+}
+
 /// What came of a load.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Figures {
@@ -58,6 +67,8 @@ pub(crate) struct Figures {
     /// CPU time of the server for a call, in µs; of all loads of the run together.
     pub(crate) cpu: f64,
     pub(crate) calls: u64,
+    /// Of all calls, those before and after the measurement included: answered with an error.
+    pub(crate) refused: u64,
 }
 
 #[derive(Debug, Default)]
@@ -94,9 +105,11 @@ pub(crate) async fn run(loads: &[Load], pid: u32, span: Span) -> anyhow::Result<
     let all: u64 = running.iter().map(|(phase, _)| phase.calls.load(Ordering::Relaxed)).sum();
     let mut figures = Vec::new();
     for (phase, tasks) in running {
-        let mut times = Vec::new();
+        let (mut times, mut refused) = (Vec::new(), 0);
         for task in tasks {
-            times.extend(task.await??);
+            let (of_one, refused_of_one) = task.await??;
+            times.extend(of_one);
+            refused += refused_of_one;
         }
         let calls = phase.calls.load(Ordering::Relaxed);
         ensure!(calls > 0, "no call was answered");
@@ -108,16 +121,21 @@ pub(crate) async fn run(loads: &[Load], pid: u32, span: Span) -> anyhow::Result<
             p999: micros(&times, 0.999),
             cpu: (end.1 - begin.1).as_secs_f64() * 1e6 / count(all),
             calls,
+            refused,
         });
     }
     Ok(figures)
 }
 
-/// One connection; answers the time of each call that ended while it was recorded, in ns.
-async fn one(load: Load, number: usize, clock: Arc<SystemClock>, phase: Arc<Phase>) -> anyhow::Result<Vec<u32>> {
+/// One connection; answers the time of each call that ended while it was recorded, in ns, and how many of all
+/// were answered with an error.
+async fn one(load: Load, number: usize, clock: Arc<SystemClock>, phase: Arc<Phase>) -> anyhow::Result<(Vec<u32>, u64)> {
     let mut messages = load.messages.iter().cycle().skip(number * load.messages.len() / load.connections.max(1));
     let first = messages.next().map(Vec::as_slice).unwrap_or_default();
     let mut connection = Connection::open(load.address, METHOD, &load.token, load.outcome, first).await?;
+    if load.may_be_refused {
+        connection.may_be_refused();
+    }
     let mut times = Vec::new();
     let mut tick = interval(Duration::from_millis(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -131,7 +149,7 @@ async fn one(load: Load, number: usize, clock: Arc<SystemClock>, phase: Arc<Phas
         if phase.over.load(Ordering::Relaxed) {
             wanted = 0;
             if connection.in_flight() == 0 {
-                return Ok(times);
+                return Ok((times, connection.refused()));
             }
         }
         while wanted > 0 {

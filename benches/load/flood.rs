@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use super::Run;
+use super::compare::VALID;
 use super::drive::{Figures, Load, Pace, Span, median, run as drive};
 use super::remote::{difference, total};
 use super::report::{Report, number, times};
 use super::servers::{Home, Material, Server};
 
-/// The outcomes VALID and UNKNOWN.
-const VALID: u8 = 1;
+/// The outcome UNKNOWN.
 const UNKNOWN: u8 = 3;
 const STORE_CALLS: &str = "keyclasp_store_calls_total";
 const ARGON2_RUNS: &str = "keyclasp_argon2";
@@ -37,9 +37,10 @@ pub(crate) async fn flood(
         outcome: UNKNOWN,
         connections,
         pace,
+        may_be_refused: false,
     };
     let valid = Load { messages: material.valid.clone(), outcome: VALID, ..forged(1, Pace::Closed(1)) };
-    let span = Span { warm: run.measured / 5, measured: run.measured };
+    let span = Span::of(run.measured);
     let pid = server.process.id();
 
     // Alone: what it costs, and what it sets in motion.

@@ -15,14 +15,20 @@ use clap::{Args, Parser, Subcommand};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+mod cold;
 mod compare;
 mod drive;
 mod fill;
+mod fleet;
 mod flood;
 mod footprint;
 mod machine;
+#[path = "../made.rs"]
+mod made;
+mod memory;
 #[path = "../noop.rs"]
 mod noop;
+mod outage;
 mod process;
 mod reads;
 mod remote;
@@ -32,6 +38,8 @@ mod wire;
 
 use compare::{Contender, Ratio};
 use machine::Cores;
+use made::Mode;
+use memory::Many;
 use process::Scratch;
 use reads::Reads;
 use report::Report;
@@ -68,6 +76,18 @@ enum Command {
         /// How many reads.
         calls: usize,
     },
+    /// A check that is answered from memory, in ns.
+    Hit {
+        /// Why it may be: `embedded` or `leased`.
+        mode: String,
+    },
+    /// Many keys in memory.
+    Memory {
+        /// How many.
+        keys: usize,
+        /// Room for them, in bytes.
+        room: u64,
+    },
     /// Fill an embedded store.
     FillEmbedded {
         /// Its directory.
@@ -94,7 +114,7 @@ struct Options {
     quick: bool,
     /// How often everything is measured. Many short turns: a machine that is shared is slow for seconds at
     /// a time, which all of those that are compared should meet alike.
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 15)]
     repetitions: usize,
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 0.5)]
@@ -105,7 +125,7 @@ struct Options {
     /// Calls in flight; with anything but one, over eight connections.
     #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
     in_flight: Vec<usize>,
-    /// Only these parts: compare, serial, redis, flood, footprint.
+    /// Only these parts: compare, serial, redis, flood, memory, fleet, outage, cold, footprint.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -126,29 +146,49 @@ struct Run {
     starts: usize,
     /// Keys of a full store.
     keys: usize,
+    /// Keys that loads ask for.
+    warm_keys: usize,
+    /// Revocations in each repetition, at most.
+    revocations: usize,
+    /// How often a replica, or Redis, is killed.
+    outages: usize,
+    /// How long idle traffic is counted.
+    idle: Duration,
 }
 
 impl Run {
     fn new(options: &Options) -> anyhow::Result<Self> {
         let (programs, scratch, cores) = (Programs::find()?, Scratch::new(&options.scratch)?, Cores::pick()?);
         let in_flight = options.in_flight.clone();
+        let full = Self {
+            programs,
+            scratch,
+            cores,
+            repetitions: options.repetitions.max(1),
+            measured: Duration::from_secs_f64(options.seconds),
+            in_flight,
+            reads: 4_000,
+            starts: 10,
+            keys: 1_000_000,
+            warm_keys: 1_000,
+            revocations: 8_000,
+            outages: 3,
+            idle: Duration::from_secs(10),
+        };
         Ok(if options.quick {
-            let measured = Duration::from_millis(400);
-            Self { programs, scratch, cores, repetitions: 1, measured, in_flight, reads: 500, starts: 2, keys: 10_000 }
-        } else {
-            let measured = Duration::from_secs_f64(options.seconds);
-            let repetitions = options.repetitions.max(1);
             Self {
-                programs,
-                scratch,
-                cores,
-                repetitions,
-                measured,
-                in_flight,
-                reads: 20_000,
-                starts: 10,
-                keys: 1_000_000,
+                repetitions: 1,
+                measured: Duration::from_millis(400),
+                reads: 500,
+                starts: 2,
+                keys: 10_000,
+                warm_keys: 50,
+                outages: 1,
+                idle: Duration::from_secs(2),
+                ..full
             }
+        } else {
+            full
         })
     }
 
@@ -181,6 +221,11 @@ fn main() -> anyhow::Result<()> {
             let reads = runtime.block_on(Reads::here(&url, &ids, calls))?;
             println!("{} {} {} {}", reads.ping, reads.get, reads.fenced, reads.fenced_p99);
         }
+        Command::Hit { mode } => {
+            let mode = Mode::ALL.into_iter().find(|one| one.name() == mode).context("no such mode")?;
+            println!("{}", runtime.block_on(memory::hit(mode))?);
+        }
+        Command::Memory { keys, room } => println!("{}", runtime.block_on(Many::here(keys, room))?.text()),
         Command::FillEmbedded { dir, keys } => runtime.block_on(fill::embedded(&dir, keys))?,
         Command::FillRedis { url, keys } => println!("{}", runtime.block_on(fill::redis(&url, keys))?),
     }
@@ -189,21 +234,27 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
     let wanted = |part: &str| only.is_empty() || only.iter().any(|one| one == part);
-    let (core, keys) = (run.cores.server, if run.keys < 100_000 { 50 } else { 1000 });
+    let (core, keys) = (run.cores.server, run.warm_keys);
     let load_before = machine::load_average()?;
     let mut report = Report::default();
 
     run.say("starting the servers and making keys");
     let redis = Redis::start(&run.scratch, run.cores.client)?;
     let near = Home::init(&run.programs, &run.scratch, "embedded", None)?;
-    let reading = Home::init(&run.programs, &run.scratch, "reading", None)?.with("\n[cache]\nmemory_mib = 0\n")?;
+    let reading = Home::init(&run.programs, &run.scratch, "reading", None)?.with(NO_MEMORY)?;
     let far = Home::init(&run.programs, &run.scratch, "redis", Some(&redis.url))?;
+    // Of its own: it is measured without anybody else's beats.
+    let read_redis = Redis::start(&run.scratch, run.cores.client)?;
+    let far_reading =
+        Home::init(&run.programs, &run.scratch, "redis-reading", Some(&read_redis.url))?.with(NO_MEMORY)?;
     let (near_server, _) = near.serve(core)?;
     let (reading_server, _) = reading.serve(core)?;
     let (far_server, _) = far.serve(core)?;
+    let (far_reading_server, _) = far_reading.serve(core)?;
     let near_material = near.prepare(keys).await?;
     let reading_material = reading.prepare(keys).await?;
     let far_material = far.prepare(keys).await?;
+    let far_reading_material = far_reading.prepare(keys).await?;
     let (log, len) = (run.scratch.path("noop.log"), near_material.answer_len);
     let noop = reference(&run.programs.load, &["noop"], len, core, &log)?;
     let stock = reference(&run.programs.noop_stock, &[], len, core, &log)?;
@@ -212,7 +263,8 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         Contender { name: "no-op, stock runtime", server: &stock, material: &near_material },
         Contender { name: IN_MEMORY, server: &near_server, material: &near_material },
         Contender { name: READING, server: &reading_server, material: &reading_material },
-        Contender { name: "keyclasp, Redis", server: &far_server, material: &far_material },
+        Contender { name: LEASED, server: &far_server, material: &far_material },
+        Contender { name: FAR_READING, server: &far_reading_server, material: &far_reading_material },
     ];
 
     if wanted("compare") {
@@ -226,14 +278,33 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
     }
     if wanted("redis") {
         run.say("ValidateKey on Redis");
-        remote::reads(&redis, &far_server, &far_material, run, &mut report).await?;
+        remote::reads(&read_redis, &far_reading_server, &far_reading_material, run, &mut report).await?;
     }
     if wanted("flood") {
         run.say("forged keys");
         flood::flood(&near, &near_server, &near_material, run, &mut report).await?;
     }
-    for server in [near_server, reading_server, far_server] {
+    for server in [near_server, reading_server, far_server, far_reading_server, noop, stock] {
         server.process.stop()?;
+    }
+    read_redis.process.stop()?;
+    if wanted("memory") {
+        run.say("the hit path alone, and many keys in memory");
+        memory::memory(run, &mut report)?;
+    }
+    if wanted("cold") {
+        let redis = Redis::start(&run.scratch, run.cores.client)?;
+        let heavy = Home::init(&run.programs, &run.scratch, "heavy", Some(&redis.url))?.with(cold::HEAVY)?;
+        let met = |name, home| cold::Met { name, home, at_once: 32, most: cold::MOST };
+        let heavy = cold::Met { at_once: 4, most: cold::MOST / 8, ..met("keyclasp, Redis, heavy Argon2", heavy) };
+        cold::cold(&[met(IN_MEMORY, near), met(LEASED, far), heavy], run, &mut report).await?;
+    }
+    redis.process.stop()?;
+    if wanted("fleet") {
+        fleet::fleet(run, &mut report).await?;
+    }
+    if wanted("outage") {
+        outage::outage(run, &mut report).await?;
     }
     if wanted("footprint") {
         run.say("footprint: a million keys take a few minutes");
@@ -252,18 +323,26 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
 const IN_MEMORY: &str = "keyclasp, embedded";
 /// Without memory for records.
 const READING: &str = "keyclasp, embedded, reading";
+/// Answered from memory under a lease, each key after its first time.
+const LEASED: &str = "keyclasp, Redis";
+/// Without memory for records.
+const FAR_READING: &str = "keyclasp, Redis, reading";
+/// What makes it read.
+const NO_MEMORY: &str = "\n[cache]\nmemory_mib = 0\n";
 
 /// What is aimed at beside the no-ops.
 fn judge(ratio: &Ratio, report: &mut Report) {
     let Ratio { name, in_flight, throughput, p99, cpu, cpu_stock } = *ratio;
     let against = format!("against a no-op on the same runtime, {in_flight} in flight");
     match name {
-        IN_MEMORY => {
-            let what = format!("ValidateKey from memory {against}");
+        IN_MEMORY | LEASED => {
+            let store = if name == IN_MEMORY { "embedded" } else { "Redis, with a lease" };
+            let what = format!("ValidateKey from memory ({store}) {against}");
             report.target(&format!("{what}: throughput"), "≥ 0.95", format!("{throughput:.2}"), throughput >= 0.95);
             report.target(&format!("{what}: CPU a call"), "≤ 1.10", format!("{cpu:.2}"), cpu <= 1.10);
             report.target(&format!("{what}: p99"), "≤ 1.2", format!("{p99:.2}"), p99 <= 1.2);
-            let what = format!("ValidateKey from memory against the stock no-op, {in_flight} in flight: CPU a call");
+            let against = format!("against the stock no-op, {in_flight} in flight");
+            let what = format!("ValidateKey from memory ({store}) {against}: CPU a call");
             report.target(&what, "≤ 1.0", format!("{cpu_stock:.2}"), cpu_stock <= 1.0);
         }
         READING if in_flight > 1 => {
@@ -290,8 +369,8 @@ cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows wheth
   system's allocator. `TCP_NODELAY` is set on all. Answers are as long as keyclasp's.
 - Each call of keyclasp carries the bearer token of a caller that may only validate, and one of 1,000 keys
   made by CreateKey before, each of another owner; it requires a scope that the key holds by implication.
-  Argon2 ran once for each key before. *Reading* is keyclasp without memory for records (`cache.memory_mib =
-  0`): it reads the store for each call, as it does on Redis.
+  Argon2 ran once for each key before. On Redis it answers from memory under a lease, as the only replica.
+  *Reading* is keyclasp without memory for records (`cache.memory_mib = 0`): it reads the store for each call.
 - The client writes HTTP/2 frames itself and costs less than the servers, so that they are the bottleneck.
   It checks the outcome in each answer.
 - CPU is what the kernel counted for all threads of the server (`/proc/PID/stat`), divided by the calls.

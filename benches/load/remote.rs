@@ -17,7 +17,7 @@ pub(crate) async fn reads(
     run: &Run,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let contender = Contender { name: "keyclasp, Redis", server, material };
+    let contender = Contender { name: "keyclasp, Redis, reading", server, material };
     let ids = run.scratch.path("ids");
     std::fs::write(&ids, material.ids.join("\n"))?;
     let (apart, here) = (run.cores.server, run.cores.client);
@@ -46,12 +46,17 @@ pub(crate) async fn reads(
             times(calls(|one| one.p50)),
             times(calls(|one| one.p99)),
         )?;
-        let what = format!("ValidateKey on Redis, one in flight, against a fenced read's round trip ({placement})");
+        let what =
+            format!("ValidateKey that reads Redis, one in flight, against a fenced read's round trip ({placement})");
         report.target(&what, "p50 ≤ 2 ×", format!("{ratio:.2} ×"), ratio <= 2.0);
     }
     server.process.move_to(apart)?;
     let version = redis.version()?;
-    report.section("ValidateKey on Redis", &format!("Redis {version} without persistence. {INTRODUCTION}"), &text);
+    report.section(
+        "ValidateKey that reads Redis",
+        &format!("Redis {version} without persistence. {INTRODUCTION}"),
+        &text,
+    );
     Ok(())
 }
 
@@ -61,7 +66,8 @@ const HEAD: &str = "\
 ";
 
 const INTRODUCTION: &str = "\
-Round trips at p50, one call at a time. PING, GET and the fenced read (the store's own `get`: a script
+keyclasp without memory for records
+(`cache.memory_mib = 0`): each check of a key reads it. Round trips at p50, one call at a time. PING, GET and the fenced read (the store's own `get`: a script
 that asks whether the node is the primary and the shard the one that it was, then reads) are made by a
 process on keyclasp's core over one connection, as keyclasp makes them; ValidateKey by a client, so that it
 holds the client's own round trip as well. Argon2 does not run: each secret was seen before.";

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use keyclasp::key::{ApiKey, SecretBytes, render};
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
 use prost::Message as _;
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use super::process::{Process, Scratch, free_address, get, listens};
 use super::wire::framed;
@@ -28,6 +29,7 @@ const SECRET_RANDOM: [u8; 32] = [7; 32];
 pub(crate) struct Programs {
     pub(crate) keyclasp: PathBuf,
     pub(crate) noop_stock: PathBuf,
+    pub(crate) allocations: PathBuf,
     pub(crate) load: PathBuf,
 }
 
@@ -38,10 +40,11 @@ impl Programs {
         let examples = load.parent().context("this program is in no directory")?;
         let keyclasp = examples.parent().context("this program is in no target directory")?.join("keyclasp");
         let noop_stock = examples.join("noop_stock");
-        for program in [&keyclasp, &noop_stock] {
+        let allocations = examples.join("allocations");
+        for program in [&keyclasp, &noop_stock, &allocations] {
             ensure!(program.exists(), "{} is missing; `make bench` builds all that is needed", program.display());
         }
-        Ok(Self { keyclasp, noop_stock, load })
+        Ok(Self { keyclasp, noop_stock, allocations, load })
     }
 }
 
@@ -104,6 +107,26 @@ impl Home {
         Ok(self)
     }
 
+    /// Where a further replica listens that has the same directory.
+    pub(crate) fn beside(&self) -> anyhow::Result<Self> {
+        let (dir, program) = (self.dir.clone(), self.program.clone());
+        Ok(Self { dir, address: free_address()?, ops: free_address()?, program })
+    }
+
+    /// A client, and the token of the administrator.
+    pub(crate) async fn client(&self) -> anyhow::Result<(KeyServiceClient<Channel>, Arc<str>)> {
+        let channel = Channel::from_shared(format!("http://{}", self.address))?.tcp_nodelay(true).connect().await?;
+        let token = std::fs::read_to_string(self.dir.join("admin.token"))?;
+        Ok((KeyServiceClient::new(channel), token.trim_end().into()))
+    }
+
+    /// Makes `keys` keys of as many owners, `at_once` at a time, that nobody has asked for yet.
+    pub(crate) async fn make(&self, keys: usize, at_once: usize) -> anyhow::Result<Vec<Fresh>> {
+        let (client, admin) = self.client().await?;
+        let making = (0..keys).map(|number| create(client.clone(), Arc::clone(&admin), number));
+        futures_util::stream::iter(making).buffer_unordered(at_once).try_collect().await
+    }
+
     /// Its directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -136,39 +159,64 @@ impl Home {
 
     /// Makes `keys` keys of as many owners, validates each once, and answers what the load needs.
     pub(crate) async fn prepare(&self, keys: usize) -> anyhow::Result<Material> {
-        let channel = Channel::from_shared(format!("http://{}", self.address))?.connect().await?;
-        let mut client = KeyServiceClient::new(channel);
-        let admin = std::fs::read_to_string(self.dir.join("admin.token"))?;
+        let (mut client, admin) = self.client().await?;
         let (mut valid, mut forged, mut ids, mut answer_len) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for number in 0..keys {
-            let owner = v1::Owner {
-                kind: v1::OwnerKind::User.into(),
-                id: format!("0b9d3c0e-6f5a-4c1d-9a51-{number:012x}"),
-                display_name: String::new(),
-            };
-            let month = prost_types::Duration { seconds: 30 * 24 * 60 * 60, nanos: 0 };
-            let request = v1::CreateKeyRequest {
-                realm: REALM.to_owned(),
-                owner: Some(owner),
-                name: format!("report-{number:04}"),
-                scopes: vec!["clusters:write".to_owned(), "nodes:read".to_owned()],
-                lifetime: Some(v1::create_key_request::Lifetime::Ttl(month)),
-                ..Default::default()
-            };
-            let created = client.create_key(bearer(request, admin.trim_end())?).await?.into_inner();
-            ids.push(created.key.context("CreateKey answered no key")?.id);
-            let request = question(created.api_key.clone());
+            let Fresh { id, api_key } = create(client.clone(), Arc::clone(&admin), number).await?;
+            ids.push(id);
+            let request = question(api_key.clone());
             let answer = client.validate_key(bearer(request.clone(), VALIDATOR_TOKEN)?).await?.into_inner();
             ensure!(answer.outcome() == v1::Outcome::Valid, "a new key is {:?}", answer.outcome());
             answer_len = answer.encoded_len();
             valid.push(framed(&request));
             // The same id, another secret under a tag that nobody made.
-            let parsed = ApiKey::new(created.api_key).parse()?;
+            let parsed = ApiKey::new(api_key).parse()?;
             let forgery = render(&parsed.prefix, parsed.id, &SecretBytes::new(SECRET_RANDOM), parsed.tag);
             forged.push(framed(&question(forgery.expose().to_owned())));
         }
         Ok(Material { token: VALIDATOR_TOKEN.into(), valid: valid.into(), forged: forged.into(), ids, answer_len })
     }
+}
+
+/// A key that was made.
+#[derive(Debug, Clone)]
+pub(crate) struct Fresh {
+    pub(crate) id: String,
+    pub(crate) api_key: String,
+}
+
+impl Fresh {
+    /// The request that validates it, as a load sends it.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        framed(&question(self.api_key.clone()))
+    }
+
+    /// How a server answers a check of it.
+    pub(crate) async fn validate(&self, client: &mut KeyServiceClient<Channel>) -> Result<v1::Outcome, Status> {
+        let request = bearer(question(self.api_key.clone()), VALIDATOR_TOKEN);
+        let answer = client.validate_key(request.map_err(|error| Status::internal(error.to_string()))?).await?;
+        Ok(answer.into_inner().outcome())
+    }
+}
+
+/// The key `number`, of an owner of its own.
+async fn create(mut client: KeyServiceClient<Channel>, admin: Arc<str>, number: usize) -> anyhow::Result<Fresh> {
+    let owner = v1::Owner {
+        kind: v1::OwnerKind::User.into(),
+        id: format!("0b9d3c0e-6f5a-4c1d-9a51-{number:012x}"),
+        display_name: String::new(),
+    };
+    let month = prost_types::Duration { seconds: 30 * 24 * 60 * 60, nanos: 0 };
+    let request = v1::CreateKeyRequest {
+        realm: REALM.to_owned(),
+        owner: Some(owner),
+        name: format!("report-{number:04}"),
+        scopes: vec!["clusters:write".to_owned(), "nodes:read".to_owned()],
+        lifetime: Some(v1::create_key_request::Lifetime::Ttl(month)),
+        ..Default::default()
+    };
+    let created = client.create_key(bearer(request, &admin)?).await?.into_inner();
+    Ok(Fresh { id: created.key.context("CreateKey answered no key")?.id, api_key: created.api_key })
 }
 
 /// What a load is made of.
@@ -196,37 +244,80 @@ fn question(api_key: String) -> v1::ValidateKeyRequest {
     }
 }
 
-fn bearer<T>(message: T, token: &str) -> anyhow::Result<Request<T>> {
+pub(crate) fn bearer<T>(message: T, token: &str) -> anyhow::Result<Request<T>> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
     Ok(request)
 }
 
-/// A Redis for this run alone, without persistence.
+/// A Redis for this run alone.
 #[derive(Debug)]
 pub(crate) struct Redis {
     pub(crate) process: Process,
     pub(crate) url: String,
+    place: Place,
+}
+
+/// Where a Redis is, also while it is not.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    address: SocketAddr,
+    dir: PathBuf,
+    core: usize,
+    durable: bool,
 }
 
 impl Redis {
-    /// Starts it.
+    /// Starts it without persistence.
     pub(crate) fn start(scratch: &Scratch, core: usize) -> anyhow::Result<Self> {
-        let address = free_address()?;
-        let dir = scratch.path(&format!("redis-{}", address.port()));
-        std::fs::create_dir_all(&dir)?;
-        let mut process = Process::start(core, Path::new("redis-server"), &dir.join("log"), |command| {
-            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
-            command.arg("--port").arg(address.port().to_string()).arg("--dir").arg(&dir);
-        })?;
-        process.wait(|| listens(address))?;
-        Ok(Self { process, url: format!("redis://{address}") })
+        Place::new(scratch, core, false)?.start()
+    }
+
+    /// Starts one that finds its data again.
+    pub(crate) fn durable(scratch: &Scratch, core: usize) -> anyhow::Result<Self> {
+        Place::new(scratch, core, true)?.start()
+    }
+
+    /// SIGKILL; answers where it may be started again.
+    pub(crate) fn kill(self) -> anyhow::Result<Place> {
+        self.process.kill()?;
+        Ok(self.place)
+    }
+
+    /// A section of what it says about itself.
+    pub(crate) fn info(&self, section: &str) -> anyhow::Result<String> {
+        let mut connection = redis::Client::open(self.url.as_str())?.get_connection()?;
+        Ok(redis::cmd("INFO").arg(section).query(&mut connection)?)
     }
 
     /// Its version.
     pub(crate) fn version(&self) -> anyhow::Result<String> {
-        let mut connection = redis::Client::open(self.url.as_str())?.get_connection()?;
-        let info: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut connection)?;
-        info.get("redis_version").context("Redis does not say its version")
+        let info = self.info("server")?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        Ok(version.context("Redis does not say its version")?.to_owned())
+    }
+}
+
+impl Place {
+    fn new(scratch: &Scratch, core: usize, durable: bool) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        let dir = scratch.path(&format!("redis-{}", address.port()));
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self { address, dir, core, durable })
+    }
+
+    /// Starts it there; answers once it answers PING.
+    pub(crate) fn start(self) -> anyhow::Result<Redis> {
+        let append = if self.durable { "yes" } else { "no" };
+        let mut process = Process::start(self.core, Path::new("redis-server"), &self.dir.join("log"), |command| {
+            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", append, "--daemonize", "no"]);
+            command.arg("--port").arg(self.address.port().to_string()).arg("--dir").arg(&self.dir);
+        })?;
+        let client = redis::Client::open(format!("redis://{}", self.address))?;
+        process.wait(|| {
+            let connection = client.get_connection_with_timeout(Duration::from_secs(1));
+            connection.is_ok_and(|mut connection| redis::cmd("PING").query::<String>(&mut connection).is_ok())
+        })?;
+        Ok(Redis { process, url: format!("redis://{}", self.address), place: self })
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Connection {
     pending: VecDeque<Pending>,
     /// First byte of a right answer's `outcome`.
     outcome: u8,
+    /// Calls that were answered with an error. None: there may be none.
+    refused: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Connection {
             owed: 0,
             pending: VecDeque::new(),
             outcome,
+            refused: None,
         };
         // No pushes; as many bytes to each stream as there can be.
         let mut settings = vec![0, 2, 0, 0, 0, 0, 0, 4];
@@ -87,6 +90,16 @@ impl Connection {
             connection.completed(|_| {})?;
         }
         Ok(connection)
+    }
+
+    /// From now on a call may be answered with an error, and is counted.
+    pub(crate) const fn may_be_refused(&mut self) {
+        self.refused = Some(0);
+    }
+
+    /// Calls that were answered with an error.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.unwrap_or_default()
     }
 
     /// Adds a call to what the next [`Self::flush`] writes.
@@ -150,7 +163,10 @@ impl Connection {
             HEADERS => {
                 let place = self.pending.iter().position(|pending| pending.stream == frame.stream);
                 let pending = place.and_then(|place| self.pending.remove(place)).context("a status of no call")?;
-                ensure!(pending.answered, "a call was answered with an error, or without a message");
+                match &mut self.refused {
+                    Some(refused) if !pending.answered => *refused += 1,
+                    _ => ensure!(pending.answered, "a call was answered with an error, or without a message"),
+                }
                 Ok(Some(pending.sent))
             }
             SETTINGS if frame.flags & END == 0 => {

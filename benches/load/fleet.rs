@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use keyclasp::clock::{Clock as _, SystemClock};
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
+use tokio::io::AsyncBufReadExt as _;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
@@ -41,8 +42,9 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Starts replicas on `redis`, all on one core; answers once every lease is held and settled.
-    pub(crate) async fn start(run: &Run, redis: &Redis, name: &str, sections: &str) -> anyhow::Result<Self> {
-        let first = Home::init(&run.programs, &run.scratch, name, Some(&redis.url))?.with(sections)?;
+    pub(crate) async fn start(run: &Run, redis: &Redis, name: &str, shards: u16) -> anyhow::Result<Self> {
+        let first = Home::init(&run.programs, &run.scratch, name, Some(&redis.url))?;
+        let first = first.set("KEYCLASP_STORE__SHARDS", &shards.to_string());
         let mut homes = vec![first];
         for _ in 1..REPLICAS {
             homes.push(homes.first().context("a fleet has a first replica")?.beside()?);
@@ -83,6 +85,15 @@ impl Fleet {
     }
 }
 
+/// A revocation that was answered. Times are in ns.
+#[derive(Debug, Clone, Copy)]
+struct Revoked {
+    took: u32,
+    /// What of that the other replicas were waited for; less than a second.
+    waited: u32,
+    lapsed: u32,
+}
+
 /// Makes revocations through all replicas in turn.
 struct Revoker {
     clients: Vec<KeyServiceClient<Channel>>,
@@ -101,8 +112,8 @@ impl Revoker {
         Ok(Self { clients, admin: token.context("a fleet has replicas")?, clock: SystemClock::new() })
     }
 
-    /// Revokes `key` through one of the replicas; answers how long that took, in ns, and what was waited for.
-    async fn revoke(&self, through: usize, key: &Fresh) -> anyhow::Result<(u32, v1::Fence)> {
+    /// Revokes `key` through one of the replicas.
+    async fn revoke(&self, through: usize, key: &Fresh) -> anyhow::Result<Revoked> {
         let client = self.clients.get(through % self.clients.len().max(1));
         let mut client = client.context("a fleet has replicas")?.clone();
         let request = v1::RevokeKeyRequest { id: key.id.clone(), ..Default::default() };
@@ -110,15 +121,17 @@ impl Revoker {
         let begin = self.clock.elapsed();
         let answer = client.revoke_key(request).await?;
         let took = u32::try_from((self.clock.elapsed() - begin).as_nanos()).unwrap_or(u32::MAX);
-        Ok((took, answer.into_inner().fence.context("a revocation without a fence")?))
+        let fence = answer.into_inner().fence.context("a revocation without a fence")?;
+        let waited = fence.duration.and_then(|waited| u32::try_from(waited.nanos).ok()).unwrap_or(u32::MAX);
+        Ok(Revoked { took, waited, lapsed: fence.lapsed })
     }
 
     /// One at a time, for `span`, with a pause after each.
-    async fn spaced(&self, keys: &mut impl Iterator<Item = Fresh>, span: Duration) -> anyhow::Result<Vec<u32>> {
+    async fn spaced(&self, keys: &mut impl Iterator<Item = Fresh>, span: Duration) -> anyhow::Result<Vec<Revoked>> {
         let (begin, mut took) = (self.clock.elapsed(), Vec::new());
         while self.clock.elapsed() - begin < span {
             let key = keys.next().context("there were too few keys to revoke")?;
-            took.push(self.revoke(took.len(), &key).await?.0);
+            took.push(self.revoke(took.len(), &key).await?);
             sleep(PAUSE).await;
         }
         Ok(took)
@@ -137,13 +150,13 @@ impl Revoker {
 /// Measures and reports all of it.
 pub(crate) async fn fleet(run: &Run, report: &mut Report) -> anyhow::Result<()> {
     let redis = Redis::start(&run.scratch, run.cores.client)?;
-    let mut fleet = Fleet::start(run, &redis, "fleet", "").await?;
+    let mut fleet = Fleet::start(run, &redis, "fleet", 1).await?;
     run.say("idle lease traffic");
     let mut idle = String::new();
     let one = traffic(&redis, run.idle).await?;
     {
         let redis = Redis::start(&run.scratch, run.cores.client)?;
-        let fleet = Fleet::start(run, &redis, "shards", &format!("\n[store]\nshards = {SHARDS}\n")).await;
+        let fleet = Fleet::start(run, &redis, "shards", SHARDS).await;
         let fleet = fleet.context("a fleet with several shards")?;
         let many = traffic(&redis, run.idle).await?;
         fleet.stop()?;
@@ -181,61 +194,69 @@ fn loads(fleet: &Fleet, material: &Material, pace: Pace) -> Vec<Load> {
     fleet.servers.iter().map(load).collect()
 }
 
-/// Calls a second of each command, by name.
-type Commands = BTreeMap<String, f64>;
-
-/// What Redis is told while nobody asks for anything.
-async fn traffic(redis: &Redis, span: Duration) -> anyhow::Result<Commands> {
-    let counts = || -> anyhow::Result<Commands> {
-        let info = redis.info("commandstats")?;
-        let commands = info.lines().filter_map(|line| {
-            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-            Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
-        });
-        Ok(commands.collect())
-    };
-    let (clock, before) = (SystemClock::new(), counts()?);
-    sleep(span).await;
-    let (seconds, after) = (clock.elapsed().as_secs_f64(), counts()?);
-    let grown = after.into_iter().map(|(name, calls)| {
-        let calls = calls - before.get(&name).copied().unwrap_or_default();
-        // The second look is not theirs.
-        let own = f64::from(u8::from(name == "info"));
-        (name, (calls - own) / seconds)
-    });
-    Ok(grown.filter(|(_, rate)| *rate > 0.0).collect())
+/// Calls a second of each command, by name: what was sent, and what scripts called.
+#[derive(Debug, Default)]
+struct Commands {
+    sent: BTreeMap<String, f64>,
+    called: BTreeMap<String, f64>,
 }
 
-/// What clients send, as opposed to what scripts call: scripts count with what they call.
-fn is_sent(name: &str) -> bool {
-    ["eval", "evalsha", "evalsha_ro", "eval_ro", "fcall", "xread", "wait", "ping", "info"].contains(&name)
-        || ["client|", "config|", "script|", "hello"].iter().any(|prefix| name.starts_with(prefix))
+impl Commands {
+    /// All of a kind, for one replica.
+    fn sum(of: &BTreeMap<String, f64>) -> f64 {
+        of.values().sum()
+    }
+
+    fn list(of: &BTreeMap<String, f64>) -> String {
+        let mut rates: Vec<_> = of.iter().collect();
+        rates.sort_by(|one, other| other.1.total_cmp(one.1));
+        rates.iter().map(|(name, rate)| format!("{name} {rate:.1}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What Redis is told while nobody asks for anything, divided by the replicas.
+async fn traffic(redis: &Redis, span: Duration) -> anyhow::Result<Commands> {
+    let mut monitor = redis.monitor().await?;
+    let (clock, mut commands) = (SystemClock::new(), Commands::default());
+    let mut line = String::new();
+    while let Some(rest) = span.checked_sub(clock.elapsed()) {
+        line.clear();
+        // A line that is cut off here is one of thousands.
+        if let Ok(read) = tokio::time::timeout(rest, monitor.read_line(&mut line)).await {
+            ensure!(read? > 0, "MONITOR ended");
+            // +1700000000.000000 [0 127.0.0.1:1234] "evalsha" "…", or [0 lua] where a script called it.
+            let Some((by, command)) = line.split_once("] \"") else { continue };
+            let name = command.split('"').next().unwrap_or_default().to_lowercase();
+            let kind = if by.ends_with("lua") { &mut commands.called } else { &mut commands.sent };
+            *kind.entry(name).or_default() += 1.0;
+        }
+    }
+    let each = clock.elapsed().as_secs_f64() * count(u64::try_from(REPLICAS)?);
+    commands.sent.values_mut().chain(commands.called.values_mut()).for_each(|calls| *calls /= each);
+    Ok(commands)
 }
 
 fn idle_report(one: &Commands, many: &Commands, text: &mut String, report: &mut Report) -> anyhow::Result<()> {
-    let replicas = count(u64::try_from(REPLICAS)?);
-    let sent = |commands: &Commands| {
-        commands.iter().filter(|(name, _)| is_sent(name)).map(|(_, rate)| rate).sum::<f64>() / replicas
-    };
-    let all = |commands: &Commands| commands.values().sum::<f64>() / replicas;
-    let list = |commands: &Commands| {
-        let mut rates: Vec<_> = commands.iter().map(|(name, rate)| (name, rate / replicas)).collect();
-        rates.sort_by(|one, other| other.1.total_cmp(&one.1));
-        rates.iter().map(|(name, rate)| format!("{name} {rate:.1}")).collect::<Vec<_>>().join(", ")
-    };
-    *text += "| shards | sent by a replica, a second | with what scripts call | of which |\n|---|---|---|---|\n";
-    for (shards, commands) in [(1, one), (SHARDS, many)] {
-        writeln!(text, "| {shards} | {:.1} | {:.1} | {} |", sent(commands), all(commands), list(commands))?;
+    *text +=
+        "| shards | sent by a replica, a second | of which | called by scripts | of which |\n|---|---|---|---|---|\n";
+    for (shards, Commands { sent, called }) in [(1, one), (SHARDS, many)] {
+        let (sent, sent_list) = (Commands::sum(sent), Commands::list(sent));
+        writeln!(
+            text,
+            "| {shards} | {sent:.1} | {sent_list} | {:.1} | {} |",
+            Commands::sum(called),
+            Commands::list(called)
+        )?;
     }
-    let each = (sent(many) - sent(one)) / f64::from(SHARDS - 1);
-    let measured = format!("{:.1} with one shard, {each:.1} for each further one", sent(one));
+    let each = (Commands::sum(&many.sent) - Commands::sum(&one.sent)) / f64::from(SHARDS - 1);
+    let measured = format!("{:.1} with one shard, {each:.1} for each further one", Commands::sum(&one.sent));
     report.target("Idle: Redis commands a second and replica, a term of 5 s", "stated", measured, true);
     Ok(())
 }
 
 const IDLE: &str = "\
-Nobody calls them; the term of a lease is 5 s. Calls a second that Redis counted (INFO commandstats), divided by
-the replicas. Redis counts what a script calls like what is sent, so that both are given.";
+Nobody calls them; the term of a lease is 5 s. Commands a second as MONITOR shows them, divided by
+the replicas; `evalsha` is a script of the store.";
 
 const REVOKING: &str = "\
 The replicas share one core, client and Redis the other one: two cores carry all of it. RevokeKey over
@@ -274,7 +295,7 @@ async fn revocations(run: &Run, fleet: &mut Fleet, material: &Material, report: 
             let revoking = keys.by_ref().take_while(|_| revoker.clock.elapsed() < until).enumerate();
             let revoking = revoking.map(|(number, key)| async move { revoker.revoke(number, &key).await });
             let done = futures_util::stream::iter(revoking).buffer_unordered(*at_once);
-            let done: Vec<_> = done.map_ok(|(took, _)| took).try_collect().await?;
+            let done: Vec<_> = done.try_collect().await?;
             let seconds = (revoker.clock.elapsed() - begin).as_secs_f64();
             rates.push(count(u64::try_from(done.len())?) / seconds);
             all.extend(done);
@@ -285,26 +306,28 @@ async fn revocations(run: &Run, fleet: &mut Fleet, material: &Material, report: 
     }
     let offered = super::drive::median(offered);
     let mut text = HEAD.to_owned();
-    let mut row = |what: &str, rate: &str, took: &mut Vec<u32>| -> anyhow::Result<(f64, f64)> {
-        took.sort_unstable();
+    let mut row = |what: &str, rate: &str, revoked: &[Revoked]| -> anyhow::Result<(f64, f64)> {
+        let took = &sorted(revoked.iter().map(|one| one.took));
+        let waited = &sorted(revoked.iter().map(|one| one.waited));
         let (p50, p99) = (micros(took, 0.5), micros(took, 0.99));
         writeln!(
             text,
-            "| {what} | {} | {rate} | {} | {} | {} |",
+            "| {what} | {} | {rate} | {} | {} | {} | {} |",
             number(count(u64::try_from(took.len())?)),
             times(p50),
             times(p99),
-            times(micros(took, 1.0))
+            times(micros(took, 1.0)),
+            times(micros(waited, 0.5)),
         )?;
         Ok((p50, p99))
     };
-    let of_idle = row("idle", "", &mut idle)?;
+    let of_idle = row("idle", "", &idle)?;
     let what = format!("half: {} checks a second of {}", number(offered), number(saturated));
-    let of_busy = row(&what, "", &mut busy)?;
+    let of_busy = row(&what, "", &busy)?;
     let mut sustained = Vec::new();
-    for (at_once, rates, mut took) in closed {
+    for (at_once, rates, took) in closed {
         let rate = number(super::drive::median(rates));
-        row(&format!("{at_once} in flight"), &rate, &mut took)?;
+        row(&format!("{at_once} in flight"), &rate, &took)?;
         sustained.push(format!("{rate} with {at_once} in flight"));
     }
     let half = format!("all at half of {} checks a second", number(saturated));
@@ -319,8 +342,8 @@ async fn revocations(run: &Run, fleet: &mut Fleet, material: &Material, report: 
 }
 
 const HEAD: &str = "\
-| load | revocations | a second | p50 | p99 | slowest |
-|---|---|---|---|---|---|
+| load | revocations | a second | p50 | p99 | slowest | of which replicas were waited for: p50 |
+|---|---|---|---|---|---|---|
 ";
 
 /// One replica is killed: the first revocation waits for the end of its lease, the next ones do not.
@@ -339,9 +362,9 @@ async fn killed(
         victim.process.kill()?;
         for (place, key) in keys.iter().enumerate() {
             // Through one of the two that are left.
-            let (took, fence) = revoker.revoke(place % (REPLICAS - 1), key).await?;
+            let Revoked { took, lapsed: silent, .. } = revoker.revoke(place % (REPLICAS - 1), key).await?;
             if place == 0 {
-                lapsed &= fence.lapsed == 1;
+                lapsed &= silent == 1;
                 slowest = slowest.max(f64::from(took) / 1e6);
             } else {
                 after.push(took);
@@ -352,7 +375,7 @@ async fn killed(
         fleet.servers.push(home.serve(run.cores.server)?.0);
         fleet.settle().await?;
     }
-    after.sort_unstable();
+    let after = sorted(after);
     let (p50, most) = (micros(&after, 0.5), TERM.as_secs_f64() * 1000.0 + 500.0);
     let measured = format!("{slowest:.0} ms, then p50 {}", times(p50));
     let met = slowest <= most && p50 <= (idle * 2.0).max(3_000.0) && lapsed;
@@ -369,4 +392,10 @@ async fn killed(
         times(p50),
         times(micros(&after, 0.99))
     ))
+}
+
+fn sorted(times: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    let mut times: Vec<u32> = times.into_iter().collect();
+    times.sort_unstable();
+    times
 }

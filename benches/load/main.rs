@@ -171,7 +171,7 @@ impl Run {
             starts: 10,
             keys: 1_000_000,
             warm_keys: 1_000,
-            revocations: 8_000,
+            revocations: 6_000,
             outages: 3,
             idle: Duration::from_secs(10),
         };

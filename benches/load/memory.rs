@@ -181,7 +181,7 @@ pub(crate) fn memory(run: &Run, report: &mut Report) -> anyhow::Result<()> {
     text += MANY;
     let mut first = None;
     let sizes = [run.keys / 100, run.keys / 10, run.keys];
-    for (keys, room) in sizes.map(|keys| (keys, AMPLE)).into_iter().chain([(run.keys, DEFAULT)]) {
+    for (keys, room) in sizes.map(|keys| (keys, AMPLE)).into_iter().chain([(run.keys / 10, DEFAULT)]) {
         let many = Many::measure(run, keys, room)?;
         let room_said = if room == AMPLE { "for all".to_owned() } else { format!("{} MiB", room >> 20) };
         writeln!(

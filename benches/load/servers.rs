@@ -13,6 +13,8 @@ use keyclasp::key::{ApiKey, SecretBytes, render};
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
 use prost::Message as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
@@ -72,6 +74,7 @@ pub(crate) struct Home {
     pub(crate) address: SocketAddr,
     ops: SocketAddr,
     program: PathBuf,
+    settings: Vec<(String, String)>,
 }
 
 impl Home {
@@ -97,7 +100,8 @@ impl Home {
             "\n[[callers]]\nname = \"gateway\"\ntoken_file = \"validator.token\"\nroles = [\"validator\"]\nrealms = [\"{REALM}\"]\n"
         );
         std::fs::write(&config, std::fs::read_to_string(&config)? + &caller)?;
-        Ok(Self { dir, address: free_address()?, ops: free_address()?, program: programs.keyclasp.clone() })
+        let program = programs.keyclasp.clone();
+        Ok(Self { dir, address: free_address()?, ops: free_address()?, program, settings: Vec::new() })
     }
 
     /// With more configuration: whole sections.
@@ -107,10 +111,16 @@ impl Home {
         Ok(self)
     }
 
+    /// With a setting from the environment.
+    pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Where a further replica listens that has the same directory.
     pub(crate) fn beside(&self) -> anyhow::Result<Self> {
-        let (dir, program) = (self.dir.clone(), self.program.clone());
-        Ok(Self { dir, address: free_address()?, ops: free_address()?, program })
+        let (dir, program, settings) = (self.dir.clone(), self.program.clone(), self.settings.clone());
+        Ok(Self { dir, address: free_address()?, ops: free_address()?, program, settings })
     }
 
     /// A client, and the token of the administrator.
@@ -138,6 +148,7 @@ impl Home {
             command.arg("serve").arg("--config").arg(self.dir.join("keyclasp.toml"));
             command.env("KEYCLASP_SERVER__LISTEN", self.address.to_string());
             command.env("KEYCLASP_SERVER__OPS_LISTEN", self.ops.to_string());
+            command.envs(self.settings.iter().cloned());
         })?;
         let waited = process.wait(|| get(self.ops, "/readyz").is_some());
         let took = waited.with_context(|| std::fs::read_to_string(self.dir.join("log")).unwrap_or_default())?;
@@ -284,17 +295,21 @@ impl Redis {
         Ok(self.place)
     }
 
-    /// A section of what it says about itself.
-    pub(crate) fn info(&self, section: &str) -> anyhow::Result<String> {
-        let mut connection = redis::Client::open(self.url.as_str())?.get_connection()?;
-        Ok(redis::cmd("INFO").arg(section).query(&mut connection)?)
-    }
-
     /// Its version.
     pub(crate) fn version(&self) -> anyhow::Result<String> {
-        let info = self.info("server")?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-        Ok(version.context("Redis does not say its version")?.to_owned())
+        let mut connection = redis::Client::open(self.url.as_str())?.get_connection()?;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut connection)?;
+        info.get("redis_version").context("Redis does not say its version")
+    }
+
+    /// What it is told from now on, a line each.
+    pub(crate) async fn monitor(&self) -> anyhow::Result<BufReader<TcpStream>> {
+        let mut stream = BufReader::new(TcpStream::connect(self.place.address).await?);
+        stream.write_all(b"MONITOR\r\n").await?;
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await?;
+        ensure!(answer.trim() == "+OK", "MONITOR is answered {answer:?}");
+        Ok(stream)
     }
 }
 

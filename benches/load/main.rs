@@ -296,7 +296,7 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         let redis = Redis::start(&run.scratch, run.cores.client)?;
         let heavy = Home::init(&run.programs, &run.scratch, "heavy", Some(&redis.url))?.with(cold::HEAVY)?;
         let met = |name, home| cold::Met { name, home, at_once: 32, most: cold::MOST };
-        let heavy = cold::Met { at_once: 4, most: cold::MOST / 8, ..met("keyclasp, Redis, heavy Argon2", heavy) };
+        let heavy = cold::Met { at_once: 4, ..met("keyclasp, Redis, heavy Argon2", heavy) };
         cold::cold(&[met(IN_MEMORY, near), met(LEASED, far), heavy], run, &mut report).await?;
     }
     redis.process.stop()?;

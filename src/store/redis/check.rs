@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use redis::Value;
 
-use super::connection::{Budget, Lane};
+use super::connection::Budget;
 use super::failure::Failure;
 use super::info::Info;
 use super::keys::ShardKeys;
+use super::lanes::Lane;
 use super::script::{Answer, Incarnation, unexpected};
 use super::{Checked, DEFAULT_LEASE, Known, RedisStore, changed, decimal, millis};
 use crate::store::{Epoch, Store, StoreError};
@@ -40,7 +41,7 @@ impl RedisStore {
 
     async fn pass(&self, terms: Terms) -> Result<Duration, StoreError> {
         let _turn = self.checking.lock().await;
-        let budget = self.link.budget();
+        let (budget, began) = (self.link.budget(), self.link.generation());
         let location = self.config.url.location();
         let info = self.info(budget).await.map_err(|failure| match failure {
             Failure::TooOld(_) => StoreError::Refused(format!("{location}: {failure}")),
@@ -67,10 +68,19 @@ impl RedisStore {
         // that was left never comes again, so where all of them are as they were found, all of them
         // were there at the same time.
         if self.incarnations(budget).await? != found {
+            // Or else the connections lead to different ones, and would for ever.
+            self.link.suspect(began);
             return Err(changed());
         }
+        let before = self.known().shards.iter().map(|known| known.incarnation).collect::<Vec<_>>();
+        let is_another = !before.is_empty() && before != found;
         let shards = found.into_iter().map(|incarnation| Known { incarnation, epoch: incarnation.epoch() }).collect();
         self.learn(Checked { term, shards });
+        if is_another {
+            // Where the others lead that were made before, nobody knows: maybe to a server that was left and
+            // lives on.
+            self.link.renew();
+        }
         Ok(term)
     }
 
@@ -87,11 +97,16 @@ impl RedisStore {
     }
 
     pub(super) async fn info(&self, budget: Budget) -> Result<Info, Failure> {
-        match self.link.send(Lane::Read, &redis::cmd("INFO"), budget).await? {
-            Value::VerbatimString { text, .. } | Value::SimpleString(text) => Ok(Info::parse(&text)),
-            Value::BulkString(bytes) => Ok(Info::parse(&String::from_utf8_lossy(&bytes))),
-            _ => Err(Failure::Refused("INFO was answered by something else than text".to_owned())),
+        let (value, made) = self.link.ask(Lane::Read, &redis::cmd("INFO"), budget).await?;
+        let info = match value {
+            Value::VerbatimString { text, .. } | Value::SimpleString(text) => Info::parse(&text),
+            Value::BulkString(bytes) => Info::parse(&String::from_utf8_lossy(&bytes)),
+            _ => return Err(Failure::Refused("INFO was answered by something else than text".to_owned())),
+        };
+        if !info.is_primary() {
+            self.link.suspect(made);
         }
+        Ok(info)
     }
 
     /// The incarnation of each shard as it is now.
@@ -122,7 +137,7 @@ impl RedisStore {
             args.extend([SHARDS.into(), ours.clone().into_bytes()]);
         }
         let call = self.scripts.hello.call(keys, args);
-        match Answer::parse(self.link.run(Lane::Write, &call, budget).await?)? {
+        match self.run(Lane::Write, &call, budget).await? {
             Answer::Ok(incarnation, mut values) => Ok((incarnation, Duration::from_millis(values.number()?))),
             Answer::NotPrimary => Err(self.not_primary()),
             Answer::Lease(stored) => Err(StoreError::Refused(self.other_term(shard, stored, new))),

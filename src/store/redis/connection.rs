@@ -14,12 +14,16 @@
 //! on which nothing was answered for a while, though somebody waited, is left behind, however little
 //! patience each of the callers had.
 //!
+//! A connection stays with the node that it reached, wherever the address leads later. So an answer from which
+//! it is plain that this node is the wrong one has all connections left ([`Link::suspect`], `generation`): others
+//! may lead to it as well, and nobody knows which. One that replicas do not confirm in time tells less, for a
+//! replica may just be missing: only the connection that it came over is left, and not while it is young.
+//!
 //! Nothing here knows what a call means. No call is sent twice but a script that did not run.
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{Cmd, ConnectionInfo, Value};
@@ -28,7 +32,10 @@ use tokio::runtime::{Handle, Id};
 use super::config::RedisConfig;
 use super::dial;
 use super::failure::Failure;
-use super::pipeline::{Connection, Span};
+use super::generation::{Generation, Generations};
+
+use super::lanes::{Failed, Hope, Lane, Lanes, Open, Slot, State, lock};
+use super::pipeline::Span;
 use super::resp::write_command;
 use super::script::Call;
 use crate::clock::Clock;
@@ -37,29 +44,10 @@ use crate::clock::Clock;
 const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
 /// Pause after the first failed try; it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(25);
-/// Connections over which a runtime's commits are spread when they are followed by a WAIT.
-const CONFIRMING: usize = 4;
 /// Longest WAIT: well below the time after which a connection that says nothing is taken for dead.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(700);
 /// What of a verb's time is left for the way back.
 const WAY_BACK: Duration = Duration::from_millis(50);
-
-/// Which of a runtime's connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// For what only reads.
-    Read,
-    /// For what writes and is not confirmed.
-    Write,
-    /// For commits that replicas have to confirm: several connections in turn.
-    Confirm,
-    /// For signs of life.
-    Beat,
-    /// For acknowledgements and what else concerns the rows of members.
-    Ack,
-    /// For blocking reads.
-    Wake,
-}
 
 /// When a verb must have answered.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +63,8 @@ pub(super) struct Link {
     clock: Arc<dyn Clock>,
     /// Few, so that looking through them is the quickest.
     lanes: Mutex<Vec<(Id, Arc<Lanes>)>>,
+    /// Never locked while a slot is.
+    generations: Mutex<Generations>,
 }
 
 impl Link {
@@ -83,7 +73,14 @@ impl Link {
         let RedisConfig { connect_timeout, call_timeout, .. } = *config;
         let server = config.url.connection();
         dial::check(server.addr())?;
-        Ok(Self { server, connect_timeout, call_timeout, clock, lanes: Mutex::default() })
+        Ok(Self {
+            server,
+            connect_timeout,
+            call_timeout,
+            clock,
+            lanes: Mutex::default(),
+            generations: Mutex::default(),
+        })
     }
 
     /// The time that has passed.
@@ -96,8 +93,41 @@ impl Link {
         Budget { ends: self.clock.elapsed() + self.call_timeout }
     }
 
-    /// Runs a script.
-    pub(super) async fn run(&self, lane: Lane, call: &Call<'_>, budget: Budget) -> Result<Value, Failure> {
+    /// The generation of connections that are made now.
+    pub(super) fn generation(&self) -> Generation {
+        lock(&self.generations).present()
+    }
+
+    /// A connection of `made` leads to the wrong node: it and all others are left for new ones. Of many answers
+    /// that say so one counts, and where new ones lead to such a node too, they are left only after a pause.
+    pub(super) fn suspect(&self, made: Generation) {
+        if lock(&self.generations).suspect(made, self.clock.elapsed()) {
+            self.leave_all();
+        }
+    }
+
+    /// All connections are left for new ones: they were made when the address led elsewhere, as far as anybody
+    /// knows.
+    pub(super) fn renew(&self) {
+        lock(&self.generations).end();
+        self.leave_all();
+    }
+
+    /// Closes what nobody waits for, and has nothing new sent over the others. To be called when the generation
+    /// has ended: one that is being made is not kept then.
+    fn leave_all(&self) {
+        for (_, lanes) in lock(&self.lanes).iter() {
+            lanes.all().for_each(Slot::leave);
+        }
+    }
+
+    /// Runs a script. Says of which generation the connection is that the answer came over.
+    pub(super) async fn run(
+        &self,
+        lane: Lane,
+        call: &Call<'_>,
+        budget: Budget,
+    ) -> Result<(Value, Generation), Failure> {
         match self.call(lane, &call.by_digest(), budget).await {
             Err(Failure::NoScript) => self.call(lane, &call.by_text(), budget).await,
             other => other,
@@ -106,6 +136,11 @@ impl Link {
 
     /// Sends one command.
     pub(super) async fn send(&self, lane: Lane, command: &Cmd, budget: Budget) -> Result<Value, Failure> {
+        Ok(self.ask(lane, command, budget).await?.0)
+    }
+
+    /// Sends one command whose answer tells of the node. Says of which generation the connection is.
+    pub(super) async fn ask(&self, lane: Lane, command: &Cmd, budget: Budget) -> Result<(Value, Generation), Failure> {
         self.call(lane, &command.get_packed_command(), budget).await
     }
 
@@ -116,7 +151,7 @@ impl Link {
         call: &Call<'_>,
         replicas: u32,
         budget: Budget,
-    ) -> Result<(Value, Result<Value, Failure>), Failure> {
+    ) -> Result<Confirmed, Failure> {
         match self.pair(lane, call.by_digest(), replicas, budget).await {
             // The WAIT that went with it is no answer to what runs now.
             Err(Failure::NoScript) => self.pair(lane, call.by_text(), replicas, budget).await,
@@ -131,31 +166,49 @@ impl Link {
         mut commands: Vec<u8>,
         replicas: u32,
         budget: Budget,
-    ) -> Result<(Value, Result<Value, Failure>), Failure> {
-        let (connection, span) = self.open(lane, budget).await?;
+    ) -> Result<Confirmed, Failure> {
+        let (open, span) = self.open(lane, budget).await?;
         let limit = span.ends.saturating_sub(span.now + WAY_BACK).min(LONGEST_WAIT);
         // WAIT 0 would wait for ever.
-        let (replicas, limit) = (replicas.to_string(), limit.as_millis().max(1).to_string());
-        write_command(&mut commands, [b"WAIT", replicas.as_bytes(), limit.as_bytes()].into_iter());
-        connection.call_pair(&commands, span).await
+        let (needed, limit) = (replicas.to_string(), limit.as_millis().max(1).to_string());
+        write_command(&mut commands, [b"WAIT", needed.as_bytes(), limit.as_bytes()].into_iter());
+        let mut hope = Hope { open: &open, clock: &*self.clock, began: span.now, fulfilled: false };
+        let answers = open.connection.call_pair(&commands, span).await;
+        if let Ok((_, Ok(Value::Int(found)))) = answers {
+            hope.fulfilled = found >= i64::from(replicas);
+        }
+        drop(hope);
+        let (value, confirmed) = answers.inspect_err(|failure| self.heed(failure, &open))?;
+        Ok(Confirmed { value, confirmed, made: open.made })
     }
 
     /// Sends one command in the form in which it goes over the wire.
-    async fn call(&self, lane: Lane, command: &[u8], budget: Budget) -> Result<Value, Failure> {
-        let (connection, span) = self.open(lane, budget).await?;
-        connection.call(command, span).await
+    async fn call(&self, lane: Lane, command: &[u8], budget: Budget) -> Result<(Value, Generation), Failure> {
+        let (open, span) = self.open(lane, budget).await?;
+        let answer = open.connection.call(command, span).await;
+        let value = answer.inspect_err(|failure| self.heed(failure, &open))?;
+        Ok((value, open.made))
+    }
+
+    /// What a failure tells of the node.
+    fn heed(&self, failure: &Failure, open: &Open) {
+        match failure {
+            Failure::NotInCharge(_) => self.suspect(open.made),
+            Failure::Alone(_) => open.leave(self.clock.elapsed()),
+            _ => {}
+        }
     }
 
     /// A connection of a lane, and the time that a call on it has.
-    async fn open(&self, lane: Lane, budget: Budget) -> Result<(Connection, Span), Failure> {
+    async fn open(&self, lane: Lane, budget: Budget) -> Result<(Open, Span), Failure> {
         let lanes = self.lanes();
         let slot = lanes.slot(lane);
         let now = self.clock.elapsed();
-        if let Some(connection) = slot.open(now) {
-            return Ok((connection, Span { now, ends: budget.ends }));
+        if let Some(open) = slot.open(now) {
+            return Ok((open, Span { now, ends: budget.ends }));
         }
-        let connection = self.bounded(budget, self.acquire(slot)).await?;
-        Ok((connection, Span { now: self.clock.elapsed(), ends: budget.ends }))
+        let open = self.bounded(budget, self.acquire(slot)).await?;
+        Ok((open, Span { now: self.clock.elapsed(), ends: budget.ends }))
     }
 
     async fn bounded<T>(&self, budget: Budget, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -179,7 +232,7 @@ impl Link {
     }
 
     /// The slot's connection, made anew.
-    async fn acquire(&self, slot: &Slot) -> Result<Connection, Failure> {
+    async fn acquire(&self, slot: &Slot) -> Result<Open, Failure> {
         let _turn = match slot.turn.try_lock() {
             Ok(turn) => turn,
             Err(_) => match slot.failed() {
@@ -197,12 +250,18 @@ impl Link {
         {
             return Err(failed.failure.clone());
         }
+        let generation = self.generation();
         let span = dial::within(&*self.clock, self.connect_timeout);
         let made = tokio::time::timeout(self.connect_timeout, dial::dial(&self.server, &self.clock, span)).await;
         match made.unwrap_or(Err(Failure::TimedOut)) {
             Ok(connection) => {
-                *lock(&slot.state) = State::Open(connection.clone());
-                Ok(connection)
+                let open = Open { connection, made: generation, since: self.clock.elapsed() };
+                *lock(&slot.state) = State::Open(open.clone());
+                // Who left all of them meanwhile may have come by before it was there.
+                if self.generation() != generation {
+                    slot.leave();
+                }
+                Ok(open)
             }
             Err(failure) => {
                 let pause = failed.map_or(FIRST_BACKOFF, |failed| (failed.pause * 2).min(LONGEST_BACKOFF));
@@ -220,83 +279,12 @@ impl fmt::Debug for Link {
     }
 }
 
-/// The connections of one runtime.
-#[derive(Default)]
-struct Lanes {
-    read: Slot,
-    write: Slot,
-    confirm: [Slot; CONFIRMING],
-    /// Whose turn it is among these.
-    next: AtomicUsize,
-    beat: Slot,
-    ack: Slot,
-    wake: Slot,
-}
-
-impl Lanes {
-    fn slot(&self, lane: Lane) -> &Slot {
-        match lane {
-            Lane::Read => &self.read,
-            Lane::Write => &self.write,
-            Lane::Confirm => {
-                let turn = self.next.fetch_add(1, Ordering::Relaxed) % CONFIRMING;
-                self.confirm.get(turn).unwrap_or(&self.write)
-            }
-            Lane::Beat => &self.beat,
-            Lane::Ack => &self.ack,
-            Lane::Wake => &self.wake,
-        }
-    }
-
-    /// Whether one of them has a connection that lives.
-    fn is_used(&self, now: Duration) -> bool {
-        let alone = [&self.read, &self.write, &self.beat, &self.ack, &self.wake];
-        alone.into_iter().chain(&self.confirm).any(|slot| slot.open(now).is_some())
-    }
-}
-
-/// The place of one connection.
-#[derive(Default)]
-struct Slot {
-    state: Mutex<State>,
-    /// Held by the one who connects.
-    turn: tokio::sync::Mutex<()>,
-}
-
-impl Slot {
-    fn open(&self, now: Duration) -> Option<Connection> {
-        match &*lock(&self.state) {
-            State::Open(connection) if connection.is_good(now) => Some(connection.clone()),
-            _ => None,
-        }
-    }
-
-    fn failed(&self) -> Option<Failed> {
-        match &*lock(&self.state) {
-            State::Failed(failed) => Some(failed.clone()),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Default)]
-enum State {
-    /// Nobody has asked yet.
-    #[default]
-    Idle,
-    Open(Connection),
-    Failed(Failed),
-}
-
-/// The last try to connect.
-#[derive(Clone)]
-struct Failed {
-    failure: Failure,
-    pause: Duration,
-    not_before: Duration,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that holds one of these locks can be left half-done by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What came of a script and of the WAIT behind it.
+pub(super) struct Confirmed {
+    /// The answer of the script.
+    pub(super) value: Value,
+    /// How many replicas have what it wrote.
+    pub(super) confirmed: Result<Value, Failure>,
+    /// The generation of the connection.
+    pub(super) made: Generation,
 }

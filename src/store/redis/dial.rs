@@ -88,7 +88,7 @@ async fn greet(connection: &Connection, info: &ConnectionInfo, span: Span) -> Re
         Failure::Plain(text) if text.to_ascii_lowercase().contains("unknown command") => {
             Failure::TooOld("it does not know HELLO".to_owned())
         }
-        Failure::Plain(text) | Failure::Refused(text)
+        Failure::Plain(text) | Failure::Refused(text) | Failure::NotInCharge(text) | Failure::Alone(text)
             if settings.password().is_some_and(|password| text.contains(password)) =>
         {
             Failure::Refused("it refuses HELLO, and its answer repeats the password".to_owned())

@@ -20,9 +20,15 @@ pub(super) enum Failure {
     Plain(String),
     /// The server does not know what every Redis since 6.0 knows. Nothing was written.
     TooOld(String),
-    /// The server refused for now: it loads, is a replica, cannot write to its disk, or a key of
-    /// ours is of another kind. Whether anything was written is not known.
+    /// The server refused for now: it cannot write to its disk, or a key of ours is of another kind. Whether
+    /// anything was written is not known.
     Refused(String),
+    /// The server is a replica, became one, or loads, as one does that becomes a replica: the primary may be
+    /// another one now. Whether anything was written is not known.
+    NotInCharge(String),
+    /// The server writes nothing while it has too few replicas: they may follow another one now. Nothing was
+    /// written.
+    Alone(String),
     /// The connection broke. Whether anything was written is not known.
     Broken(String),
     /// There was no answer in time. Whether anything was written is not known.
@@ -41,6 +47,8 @@ impl Failure {
             (_, Some("OOM")) => Self::Full("maxmemory is reached; raise it, or let retention remove keys".to_owned()),
             (ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm), _)
             | (_, Some("NOAUTH" | "WRONGPASS")) => Self::Denied(text),
+            (_, Some("READONLY" | "LOADING" | "MASTERDOWN" | "UNBLOCKED")) => Self::NotInCharge(text),
+            (_, Some("NOREPLICAS")) => Self::Alone(text),
             (ErrorKind::RESP3NotSupported, _) => Self::TooOld(text),
             (ErrorKind::Server(ServerErrorKind::ResponseError), _) => Self::Plain(text),
             (ErrorKind::Server(_), _) | (_, Some(_)) => Self::Refused(text),
@@ -61,7 +69,12 @@ impl fmt::Display for Failure {
             Self::NoScript => f.pad("it forgot a script while it ran"),
             Self::Denied(text) => write!(f, "it does not let us in ({text}); check user and password of store.url"),
             Self::TooOld(text) => write!(f, "it is older than Redis 7.0 ({text}); upgrade it"),
-            Self::Full(text) | Self::Plain(text) | Self::Refused(text) | Self::Broken(text) => f.pad(text),
+            Self::Full(text)
+            | Self::Plain(text)
+            | Self::Refused(text)
+            | Self::NotInCharge(text)
+            | Self::Alone(text)
+            | Self::Broken(text) => f.pad(text),
             Self::TimedOut => f.pad("it did not answer in time"),
         }
     }

@@ -8,8 +8,9 @@ use data_encoding::HEXLOWER;
 use redis::Value;
 
 use super::audit::place;
-use super::connection::{LONGEST_WAIT, Lane};
+use super::connection::{Confirmed, LONGEST_WAIT};
 use super::keys::ShardKeys;
+use super::lanes::Lane;
 use super::script::{Answer, Call, Script, Values, unexpected};
 use super::{Known, RedisStore, command, decimal, millis, unreadable};
 use crate::key::codec::CodecError;
@@ -33,7 +34,7 @@ impl Leases for RedisStore {
         let answer = if beat.confirmed {
             self.confirmed(Lane::Beat, &call).await?
         } else {
-            Answer::parse(self.link.run(Lane::Ack, &call, self.link.budget()).await?)?
+            self.run(Lane::Ack, &call, self.link.budget()).await?
         };
         let (_, values) = self.accepted(answer)?;
         standing(shard, epoch, values)
@@ -47,24 +48,25 @@ impl Leases for RedisStore {
     }
 
     async fn remove(&self, shard: u16, epoch: Epoch, member: &Member) -> Result<bool, StoreError> {
-        self.check_shard(shard)?;
-        if self.expected(shard)?.epoch != epoch {
+        let (keys, known) = (self.check_shard(shard)?, self.expected(shard)?);
+        if known.epoch != epoch {
             return Ok(false);
         }
         let args = vec![hex(member.id).into_bytes(), decimal(member.beat)];
-        Ok(self.unconfirmed(shard, &self.scripts.remove, args).await?.number()? == 1)
+        Ok(self.unconfirmed(&self.scripts.remove, &keys, known, args).await?.number()? == 1)
     }
 
     async fn release(&self, shard: u16, member: MemberId) -> Result<(), StoreError> {
-        self.unconfirmed(shard, &self.scripts.release, vec![hex(member).into_bytes()]).await.map(drop)
+        let (keys, known) = (self.check_shard(shard)?, self.expected(shard)?);
+        self.unconfirmed(&self.scripts.release, &keys, known, vec![hex(member).into_bytes()]).await.map(drop)
     }
 
     async fn settle(&self, shard: u16, epoch: Epoch) -> Result<(), StoreError> {
-        self.check_shard(shard)?;
-        if self.expected(shard)?.epoch != epoch {
+        let (keys, known) = (self.check_shard(shard)?, self.expected(shard)?);
+        if known.epoch != epoch {
             return Ok(());
         }
-        self.unconfirmed(shard, &self.scripts.settle, Vec::new()).await.map(drop)
+        self.unconfirmed(&self.scripts.settle, &keys, known, Vec::new()).await.map(drop)
     }
 
     async fn barrier(&self, shard: u16) -> Result<Done, StoreError> {
@@ -114,11 +116,11 @@ impl RedisStore {
         let budget = self.link.budget();
         let needed = self.confirming;
         if needed == 0 {
-            return Answer::parse(self.link.run(lane, call, budget).await?);
+            return self.run(lane, call, budget).await;
         }
         let lane = if lane == Lane::Write { Lane::Confirm } else { lane };
-        let (value, confirmed) = self.link.run_confirmed(lane, call, needed, budget).await?;
-        let answer = Answer::parse(value)?;
+        let Confirmed { value, confirmed, made } = self.link.run_confirmed(lane, call, needed, budget).await?;
+        let answer = self.heard((value, made))?;
         let found = match (&answer, confirmed) {
             (Answer::Ok(..), Ok(Value::Int(found))) if found >= i64::from(needed) => return Ok(answer),
             (Answer::Ok(..), Ok(Value::Int(found))) => {
@@ -133,13 +135,18 @@ impl RedisStore {
         )))
     }
 
-    /// Runs a script of one shard that writes what may be lost. Its arguments come after the incarnation.
-    async fn unconfirmed(&self, shard: u16, script: &Script, args: Vec<Vec<u8>>) -> Result<Values, StoreError> {
-        let (keys, known) = (self.check_shard(shard)?, self.expected(shard)?);
+    /// Runs a script that writes what may be lost, in the history `known` and no other: a check may have found
+    /// another one since the caller asked. Its arguments come after the incarnation.
+    async fn unconfirmed(
+        &self,
+        script: &Script,
+        keys: &ShardKeys,
+        known: Known,
+        args: Vec<Vec<u8>>,
+    ) -> Result<Values, StoreError> {
         let args = std::iter::once(known.incarnation.to_vec()).chain(args).collect();
         let call = script.call(vec![keys.incarnation()], args);
-        let answer = Answer::parse(self.link.run(Lane::Ack, &call, self.link.budget()).await?)?;
-        Ok(self.accepted(answer)?.1)
+        Ok(self.accepted(self.run(Lane::Ack, &call, self.link.budget()).await?)?.1)
     }
 }
 

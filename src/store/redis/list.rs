@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::connection::{Budget, Lane};
+use super::connection::Budget;
 use super::keys::ShardKeys;
+use super::lanes::Lane;
 use super::script::{Values, unexpected};
 use super::{RedisStore, SLACK, decimal, decode, millis};
 use crate::clock::Timestamp;

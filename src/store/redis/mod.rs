@@ -29,8 +29,10 @@ mod config;
 mod connection;
 mod dial;
 mod failure;
+mod generation;
 mod info;
 mod keys;
+mod lanes;
 mod leases;
 mod list;
 mod pipeline;
@@ -48,9 +50,11 @@ use redis::{Cmd, Value};
 
 pub use config::{DEFAULT_LEASE, RedisConfig, RedisUrl, Shards, Wait};
 
-use self::connection::{Budget, Lane, Link};
+use self::connection::{Budget, Link};
 use self::failure::Failure;
+use self::generation::Generation;
 use self::keys::ShardKeys;
+use self::lanes::Lane;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
     AuditPage, AuditQuery, Commit, Epoch, Found, Health, Identity, Leases, ListPage, ListQuery, LogCursor, LogPage,
@@ -165,12 +169,28 @@ impl RedisStore {
 
     /// Runs a script that reads. Its first argument is the incarnation that it expects.
     async fn read(&self, call: &Call<'_>, budget: Budget) -> Result<(Incarnation, Values), StoreError> {
-        let value = match self.link.run(Lane::Read, call, budget).await {
+        let answer = match self.link.run(Lane::Read, call, budget).await {
             // Reading twice does no harm, and the next connection may be a good one.
             Err(Failure::Broken(_)) => self.link.run(Lane::Read, call, budget).await?,
             other => other?,
         };
-        self.accepted(Answer::parse(value)?)
+        self.accepted(self.heard(answer)?)
+    }
+
+    /// Runs a script that writes what nobody has to confirm.
+    async fn run(&self, lane: Lane, call: &Call<'_>, budget: Budget) -> Result<Answer, StoreError> {
+        self.heard(self.link.run(lane, call, budget).await?)
+    }
+
+    /// The answer of a script, which came over a connection of this generation. A node that is no primary, or
+    /// one that is in another history, is not where the connections were made to: the address may lead
+    /// elsewhere by now, or others of them may.
+    fn heard(&self, (value, made): (Value, Generation)) -> Result<Answer, StoreError> {
+        let answer = Answer::parse(value)?;
+        if matches!(answer, Answer::NotPrimary | Answer::Changed) {
+            self.link.suspect(made);
+        }
+        Ok(answer)
     }
 
     /// The answer of a script that has nothing to refuse but what all of them do.

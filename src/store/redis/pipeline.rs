@@ -86,6 +86,11 @@ impl Connection {
         Ok((first.await?, second.await))
     }
 
+    /// The next call should use another one. Those that are under way are answered.
+    pub(super) fn leave(&self) {
+        self.handle.0.life.end();
+    }
+
     /// Whether the next call may use it.
     pub(super) fn is_good(&self, now: Duration) -> bool {
         self.handle.0.life.is_good(now)
@@ -299,7 +304,7 @@ impl Drop for Driver {
 /// What is known of a connection from how it answers.
 #[derive(Default)]
 struct Life {
-    /// Whether the driver ended, or a call was not answered in time.
+    /// Whether the driver ended, a call was not answered in time, or nobody wants it any more.
     ended: AtomicBool,
     /// When the first question since the last answer was asked, in milliseconds and one; 0: none was.
     asked: AtomicU64,

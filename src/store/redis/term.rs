@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 
-use super::connection::Lane;
+use super::lanes::Lane;
 use super::{Checked, RedisStore, millis};
 use crate::store::{Beaten, Leases as _, Member, Store as _, StoreError};
 

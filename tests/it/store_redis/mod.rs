@@ -96,6 +96,7 @@ async fn guarded_on_four_shards() -> GuardedOnRedis {
     GuardedOnRedis { inner, store }
 }
 
+mod addresses;
 mod histories;
 mod keys;
 mod leases;

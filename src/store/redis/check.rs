@@ -52,7 +52,9 @@ impl RedisStore {
             return Err(StoreError::Refused(refusal));
         }
         if let Some(reservation) = info.reservation(location) {
-            return Err(self.reserved(reservation));
+            // Where replicas may be promoted, a process can start while one is.
+            let passes = self.config.replicas > 0 && !info.is_primary();
+            return Err(if passes { StoreError::Unavailable(reservation) } else { self.reserved(reservation) });
         }
         // The first shard holds the settings. Nothing is written where they are other ones. Its term of
         // leases is that of all of them.

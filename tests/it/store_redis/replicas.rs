@@ -176,3 +176,16 @@ async fn more_nodes_than_there_are_cannot_confirm() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A process that starts while a failover is under way: its address leads to a replica, for a moment.
+#[tokio::test]
+async fn a_replica_at_the_address_is_waited_for_where_one_may_be_promoted() {
+    let servers = Replicated::start();
+    let url = RedisUrl::parse(&servers.replica.url()).unwrap();
+    for (replicas, refused) in [(0, true), (1, false)] {
+        let config = RedisConfig { replicas, ..RedisConfig::new(url.clone()) };
+        let error = connect(config).await.unwrap_err();
+        assert_eq!(matches!(error, StoreError::Refused(_)), refused, "{error:?}");
+        assert!(error.to_string().contains("is a replica of"), "{error}");
+    }
+}

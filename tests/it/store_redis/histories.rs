@@ -322,3 +322,21 @@ async fn a_trimmed_log_is_a_gap_and_audit_keeps_about_what_it_should() {
     assert_eq!((before.gap, before.entries.last().unwrap().position), (false, 489));
     assert!(store.log(0, Some(cursors[488]), 100).await.unwrap().gap);
 }
+
+#[tokio::test]
+async fn a_list_names_the_history_of_each_shard_that_was_looked_at() {
+    let OnRedis { server, store } = on_four_shards().await;
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        let all: Vec<_> = (0..).zip(store.checked()).collect();
+        assert_ne!(all, last);
+        assert_eq!(store.list(&ada().list_realm(5), now()).await.unwrap().epochs, all);
+        let shard = shard_of(ada().id(1).bucket(), 4);
+        let of_owner = store.list(&ada().list(5), now()).await.unwrap().epochs;
+        assert_eq!(of_owner, [all[usize::from(shard)]], "no record was found, and there is none");
+        last = all;
+        server.run(&["FLUSHALL"]);
+        unavailable(store.list(&ada().list_realm(5), now()).await);
+        store.check().await.unwrap();
+    }
+}

@@ -79,7 +79,7 @@ impl KeyService for Keys {
             key: Some(convert::key(rotated.key)),
             api_key: text(rotated.text.as_ref()),
             old_key: rotated.old.map(convert::key),
-            fence: rotated.fence.map(convert::fence),
+            fence: Some(convert::fence(rotated.fence)),
         }))
     }
 

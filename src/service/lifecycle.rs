@@ -41,7 +41,7 @@ pub struct Created {
 pub struct Changed {
     /// Its record.
     pub key: Seen,
-    /// What was waited for, where something was taken away.
+    /// What was waited for, where something was taken away or may have been by an earlier call.
     pub fence: Option<Fence>,
 }
 
@@ -54,8 +54,8 @@ pub struct Rotated {
     pub text: Option<ApiKey>,
     /// The old key's record; none if it is gone by now.
     pub old: Option<Seen>,
-    /// What was waited for, where the old key was revoked.
-    pub fence: Option<Fence>,
+    /// What was waited for.
+    pub fence: Fence,
 }
 
 /// How a key is to be rotated.
@@ -338,7 +338,7 @@ impl Lifecycle {
             match core.commit(&commit, now).await? {
                 Outcome::Done(done) => {
                     // Also where the old key's end came no nearer: an earlier, unanswered rotation may have done that.
-                    let fence = Some(core.fence(bucket, &done, call.ends).await?);
+                    let fence = core.fence(bucket, &done, call.ends).await?;
                     let (key, old) = (Seen { record: new, now }, Some(Seen { record: old, now }));
                     return Ok(Rotated { key, text: Some(text), old, fence });
                 }
@@ -379,7 +379,7 @@ impl Lifecycle {
         let fence = core.fence(new_id.bucket(), &done, call.ends).await?;
         let record = core.store.get(new_id, now).await?.ok_or_else(Error::key_not_found)?.record;
         let old = core.store.get(old.id, now).await?.map(|found| Seen { record: *found.record, now });
-        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence: Some(fence) })
+        Ok(Rotated { key: Seen { record: *record, now }, text: None, old, fence })
     }
 
     /// Takes one step in a key's life, again when somebody else was faster. `compute` answers

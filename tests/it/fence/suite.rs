@@ -64,7 +64,7 @@ pub(super) async fn what_is_taken_away_is_gone_everywhere_when_the_call_returns(
             }
             "rotate" => {
                 let rotation = Rotation { id, grace: Duration::ZERO, ttl: None, request_id: None };
-                keys.rotate(call, &rotation).await.unwrap().fence
+                Some(keys.rotate(call, &rotation).await.unwrap().fence)
             }
             "sweep" => {
                 let swept = a.world.service.sweep.revoke(call, &every_key()).await.unwrap();

@@ -10,12 +10,11 @@ use keyclasp::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use keyclasp::fence::Fence;
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::{
-    Actor, ApiKey, Argon2Profile, Caps, Cidrs, Description, Draft, Event, KeyId, Lifetime, Metadata, Name, Owner,
-    OwnerKind, OwnerRef, Patch, PepperId, Policy, Principals, Realm, Reason, RequestId, Scope, Scopes, SecretBytes,
-    Status,
+    ApiKey, Argon2Profile, Cidrs, Description, Draft, Event, KeyId, Lifetime, Metadata, Name, Owner, OwnerKind,
+    OwnerRef, Patch, PepperId, Policy, Principals, Realm, Reason, RequestId, Scope, Scopes, SecretBytes, Status,
 };
 use keyclasp::random::{OsEntropy, SeededEntropy};
-use keyclasp::service::access::{Call, Grant, Principal, Realms, Role};
+use keyclasp::service::access::Call;
 use keyclasp::service::audit::EventListing;
 use keyclasp::service::lifecycle::{Listing, Rotation, Seen};
 use keyclasp::service::sweep::Selection;
@@ -30,6 +29,7 @@ use crate::support::TempDir;
 use crate::support::api::member;
 use crate::support::redis::RedisServer;
 use crate::support::until;
+use crate::support::world::call;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -126,12 +126,7 @@ impl World {
             retention: RETENTION,
             metrics: ServiceMetrics::new(),
         });
-        let principal = Principal {
-            name: Actor::parse("tester").unwrap(),
-            grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
-            caps: Caps::default(),
-        };
-        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None };
+        let call = call();
         Self { service, clock, call, realm: realm.clone(), keys: Vec::new() }
     }
 

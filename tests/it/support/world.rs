@@ -20,6 +20,16 @@ use keyclasp::store::Store;
 use super::api::member;
 use super::meddled::Meddled;
 
+/// A call of somebody who may do everything.
+pub(crate) fn call() -> Call {
+    let principal = Principal {
+        name: Actor::parse("tester").unwrap(),
+        grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
+        caps: Caps::default(),
+    };
+    Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None }
+}
+
 /// One process.
 pub(crate) struct World {
     pub(crate) service: Service,
@@ -50,12 +60,7 @@ impl World {
             retention: Duration::from_secs(3600),
             metrics: ServiceMetrics::new(),
         });
-        let principal = Principal {
-            name: Actor::parse("tester").unwrap(),
-            grants: vec![Grant { role: Role::Admin, realms: Realms::All }],
-            caps: Caps::default(),
-        };
-        let call = Call { principal: Arc::new(principal), origin: "192.0.2.1".into(), ends: None };
+        let call = call();
         let clock = member.clock;
         Self { service, store, records, hasher, call, clock }
     }

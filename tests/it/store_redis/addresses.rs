@@ -180,3 +180,24 @@ async fn a_primary_without_its_replica_is_dialled_anew_for_what_was_not_confirme
     servers.replica.thaw();
     until("it is confirmed", async || store.beat(0, &beat(6, true)).await.is_ok()).await;
 }
+
+/// Nor do those who ask again and again have it dialled each time.
+#[tokio::test]
+async fn a_primary_without_its_replica_is_not_dialled_for_each_impatient_call() {
+    let servers = Replicated::start();
+    let proxy = Proxy::start(servers.primary.port());
+    let store = connect(by_way_of(&proxy, 1)).await.unwrap();
+    store.beat(0, &beat(1, true)).await.unwrap();
+    servers.replica.freeze();
+    let (clock, before) = (SystemClock::new(), accepted(&servers.primary));
+    let began = clock.elapsed();
+    let mut number = 1;
+    while clock.elapsed() < began + Duration::from_millis(1200) {
+        number += 1;
+        let beaten = tokio::time::timeout(Duration::from_millis(110), store.beat(0, &beat(number, true))).await;
+        assert!(!matches!(beaten, Ok(Ok(_))));
+    }
+    let dialled = accepted(&servers.primary) - before - 1;
+    let most = 1 + (clock.elapsed() - began).as_millis() / 250;
+    assert!(dialled >= 1 && u128::from(dialled) <= most, "{dialled} connections for {number} beats, at most {most}");
+}

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use super::Run;
 use super::compare::VALID;
-use super::drive::{Figures, Load, Pace, Span, count, median, run as drive};
+use super::drive::{Figures, Load, Pace, Span, count, median, meet, run as drive};
 use super::remote::{difference, total};
 use super::report::{Report, number, times};
 use super::servers::Home;
@@ -90,10 +90,8 @@ async fn one(met: &Met<'_>, run: &Run, text: &mut String, report: &mut Report) -
             may_be_refused,
         };
         let valid = load(warm.valid.clone(), 1, 1, false);
-        // All that shall be warm is met here, one by one: where Argon2 is heavy, others would be refused.
-        let each = if *at_once < 16 { 2_000 } else { 250 };
-        let meeting = std::time::Duration::from_micros(each) * u32::try_from(run.warm_keys)?;
-        drive(std::slice::from_ref(&valid), pid, Span::of(meeting.max(span.measured))).await?;
+        meet(&valid).await?;
+        drive(std::slice::from_ref(&valid), pid, span).await?;
         let before = total(home, ARGON2_RUNS)?;
         let (mut rest, mut sent) = (cold.as_slice(), 0_u64);
         for (flood, valids, floods) in &mut results {
@@ -150,8 +148,9 @@ Server on one core, client (and Redis) on the other. A cold key is a valid one t
 each costs a read of the store and a run of Argon2, which the number of these runs confirms. One connection asks
 for keys in memory, one at a time, while another one sends cold ones at a fixed pace (a burst each millisecond), the
 last line as fast as eight connections get answers. *Refused*: answered RESOURCE_EXHAUSTED, of all repetitions
-together. With the costs of Argon2 that are the default it runs where the call is served, in tens of microseconds;
-with heavier ones (here 1 MiB) it runs on threads of its own, of which there are four.";
+together. With the costs of Argon2 that are the default it runs where the call is served, in tens of microseconds,
+one run between two looks at the sockets; with heavier ones (here 1 MiB) it runs on threads of its own, as many at
+a time as there are cores (four at most).";
 
 const HEAD: &str = "\
 | server | cold keys | warm keys: p50 | p99 | p99 × idle | refused |

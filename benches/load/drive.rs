@@ -127,15 +127,33 @@ pub(crate) async fn run(loads: &[Load], pid: u32, span: Span) -> anyhow::Result<
     Ok(figures)
 }
 
+/// Sends each message once, one after the other: the server has met them all then.
+pub(crate) async fn meet(load: &Load) -> anyhow::Result<()> {
+    let clock = SystemClock::new();
+    let mut messages = load.messages.iter();
+    let Some(first) = messages.next() else { return Ok(()) };
+    let mut connection = open(load, first).await?;
+    for message in messages {
+        connection.call(message, clock.elapsed());
+        connection.flush().await?;
+        while connection.in_flight() > 0 {
+            connection.receive().await?;
+            connection.completed(|_| {})?;
+        }
+    }
+    Ok(())
+}
+
+async fn open(load: &Load, first: &[u8]) -> anyhow::Result<Connection> {
+    Connection::open(load.address, METHOD, &load.token, load.outcome, load.may_be_refused, first).await
+}
+
 /// One connection; answers the time of each call that ended while it was recorded, in ns, and how many of all
 /// were answered with an error.
 async fn one(load: Load, number: usize, clock: Arc<SystemClock>, phase: Arc<Phase>) -> anyhow::Result<(Vec<u32>, u64)> {
     let mut messages = load.messages.iter().cycle().skip(number * load.messages.len() / load.connections.max(1));
     let first = messages.next().map(Vec::as_slice).unwrap_or_default();
-    let mut connection = Connection::open(load.address, METHOD, &load.token, load.outcome, first).await?;
-    if load.may_be_refused {
-        connection.may_be_refused();
-    }
+    let mut connection = open(&load, first).await?;
     let mut times = Vec::new();
     let mut tick = interval(Duration::from_millis(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -62,6 +62,7 @@ impl Connection {
         path: &str,
         token: &str,
         outcome: u8,
+        may_be_refused: bool,
         message: &[u8],
     ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("{address} does not answer"))?;
@@ -75,7 +76,7 @@ impl Connection {
             owed: 0,
             pending: VecDeque::new(),
             outcome,
-            refused: None,
+            refused: may_be_refused.then_some(0),
         };
         // No pushes; as many bytes to each stream as there can be.
         let mut settings = vec![0, 2, 0, 0, 0, 0, 0, 4];
@@ -90,11 +91,6 @@ impl Connection {
             connection.completed(|_| {})?;
         }
         Ok(connection)
-    }
-
-    /// From now on a call may be answered with an error, and is counted.
-    pub(crate) const fn may_be_refused(&mut self) {
-        self.refused = Some(0);
     }
 
     /// Calls that were answered with an error.

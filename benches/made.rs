@@ -3,7 +3,6 @@
 //!
 //! Shared by the programs that measure the hit path. Times and memory are taken by them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +15,7 @@ use keyclasp::fence::{self, Fence};
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::codec::IdempotencyEntry;
 use keyclasp::key::{
-    Actor, ApiKey, Argon2Profile, Caps, Cidrs, Description, KeyId, KeyRecord, Metadata, Name, Owner, OwnerKind,
-    OwnerRef, PepperId, Prefix, Principals, Realm, Scope, Scopes, SecretBytes, SecretHash,
+    Actor, ApiKey, Argon2Profile, Caps, KeyId, KeyRecord, PepperId, Prefix, Realm, Scope, SecretBytes, SecretHash,
 };
 use keyclasp::random::SeededEntropy;
 use keyclasp::service::access::{Call, Grant, Principal, Realms, Role};
@@ -30,12 +28,15 @@ use keyclasp::store::{
 };
 use tokio::task::unconstrained;
 
+#[path = "sample.rs"]
+pub(crate) mod sample;
+
+use sample::Own;
+
 /// The one history of the store.
 const EPOCH: Epoch = Epoch([7; 32]);
 /// Leases outlive every measurement.
 const TERM: Duration = Duration::from_secs(24 * 60 * 60);
-/// Keys of one owner.
-const PER_OWNER: u64 = 10;
 /// The least that Argon2 costs: what it costs is not measured here.
 const PROFILE: Argon2Profile = Argon2Profile { m_kib: 8, t: 1, p: 1 };
 /// Bytes of an answer, as the wire writes it.
@@ -164,15 +165,11 @@ impl fmt::Debug for Made {
     }
 }
 
-fn owner(number: u64) -> anyhow::Result<OwnerRef> {
-    Ok(OwnerRef::parse(OwnerKind::User, &format!("7f9d3c0e-6f5a-4c1d-9a51-{:012x}", number / PER_OWNER))?)
-}
-
 /// The id of a key: its number, where others have randomness.
 fn key_id(realm: &Realm, number: u64) -> anyhow::Result<KeyId> {
     let mut random = [0; 15];
     random.iter_mut().zip(number.to_be_bytes()).for_each(|(to, from)| *to = from);
-    Ok(KeyId::new(owner(number)?.bucket(realm), random))
+    Ok(KeyId::new(sample::owner(number)?.bucket(realm), random))
 }
 
 struct MadeStore {
@@ -188,28 +185,13 @@ impl MadeStore {
         let [_, a, b, c, d, e, f, g, h, ..] = *id.as_bytes();
         let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         let Some(digest) = self.digests.get(usize::try_from(number)?) else { return Ok(None) };
-        Ok(Some(KeyRecord {
+        let own = Own {
             id,
-            owner: Owner { reference: owner(number)?, display_name: Name::parse("")? },
-            realm: self.realm.clone(),
-            name: Name::parse(&format!("report-{number:07}"))?,
-            description: Description::parse("")?,
-            scopes: Scopes::parse(&["clusters:write", "nodes:read"])?,
-            prefix: Prefix::default(),
             created_at: Timestamp::from_millis(1_000_000),
-            created_by: Actor::parse("portal")?,
-            not_before: None,
-            expires_at: Some(Timestamp::MAX),
-            revocation: None,
-            suspensions: BTreeMap::new(),
-            allowed_cidrs: Cidrs::default(),
-            allowed_principals: Principals::default(),
-            rotated_from: None,
-            rotated_to: None,
-            metadata: Metadata::default(),
+            expires_at: Timestamp::MAX,
             secret: SecretHash { digest: *digest, profile: PROFILE, pepper: self.pepper.clone() },
-            version: 1,
-        }))
+        };
+        sample::record(&self.realm, number, own).map(Some)
     }
 
     fn standing(&self, beat: Option<&Beat>) -> Beaten {

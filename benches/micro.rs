@@ -1,7 +1,6 @@
 //! What the small parts of a check cost: `cargo bench --bench micro`.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot be set up may stop")]
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -9,14 +8,14 @@ use keyclasp::clock::Timestamp;
 use keyclasp::hash::{Hasher, Keyring, Pepper};
 use keyclasp::key::codec::{decode_record, encode_record};
 use keyclasp::key::{
-    Actor, Argon2Profile, Cidrs, Description, Implications, KeyId, KeyRecord, Metadata, Name, Owner, OwnerKind,
-    OwnerRef, PepperId, Prefix, Principals, Question, Realm, Scope, Scopes, SecretBytes, decide,
+    Argon2Profile, Implications, KeyId, PepperId, Prefix, Question, Realm, Scope, SecretBytes, decide,
 };
 use keyclasp::random::SeededEntropy;
 
 #[path = "made.rs"]
 mod made;
 
+use made::sample::{self, Own};
 use made::{Made, Mode};
 
 // As keyclasp has it.
@@ -30,33 +29,12 @@ fn check(c: &mut Criterion) {
         Keyring::new(vec![Pepper::new(pepper.clone(), &SecretBytes::new([7; 32]))], &pepper).expect("a keyring");
     let hasher = Hasher::new(keyring, Argon2Profile::LIGHT, &entropy).expect("a hasher");
     let realm = Realm::parse("acme").expect("a realm");
-    let owner = OwnerRef::parse(OwnerKind::User, "0b9d3c0e-6f5a-4c1d-9a51-3f7f0c2d8e11").expect("an owner");
-    let id = KeyId::new(owner.bucket(&realm), [9; 15]);
+    let id = KeyId::new(sample::owner(1).expect("an owner").bucket(&realm), [9; 15]);
     let (text, secret) = hasher.make(&Prefix::default(), id, &entropy).expect("a key");
     let parsed = text.parse().expect("a well-formed key");
     let now = Timestamp::from_millis(1_000_000);
-    let record = KeyRecord {
-        id,
-        owner: Owner { reference: owner, display_name: Name::parse("").expect("a name") },
-        realm: realm.clone(),
-        name: Name::parse("nightly-report").expect("a name"),
-        description: Description::parse("").expect("a description"),
-        scopes: Scopes::parse(&["clusters:write", "nodes:read"]).expect("scopes"),
-        prefix: Prefix::default(),
-        created_at: now,
-        created_by: Actor::parse("portal").expect("an actor"),
-        not_before: None,
-        expires_at: Some(Timestamp::MAX),
-        revocation: None,
-        suspensions: BTreeMap::new(),
-        allowed_cidrs: Cidrs::default(),
-        allowed_principals: Principals::default(),
-        rotated_from: None,
-        rotated_to: None,
-        metadata: Metadata::default(),
-        secret: secret.clone(),
-        version: 1,
-    };
+    let own = Own { id, created_at: now, expires_at: Timestamp::MAX, secret: secret.clone() };
+    let record = sample::record(&realm, 1, own).expect("a record");
     let bytes = encode_record(&record, None);
     let implications = Implications::default();
     let required = [Scope::parse("clusters:read").expect("a scope")];

@@ -7,20 +7,16 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use keyclasp::clock::{Clock as _, SystemClock, Timestamp};
-use keyclasp::key::{
-    Actor, Argon2Profile, Cidrs, Description, KeyId, KeyRecord, Metadata, Name, Owner, OwnerKind, OwnerRef, PepperId,
-    Prefix, Principals, Realm, Scopes, SecretHash,
-};
+use keyclasp::key::{Argon2Profile, KeyId, PepperId, Realm, SecretHash};
 use keyclasp::random::{self, OsEntropy, SeededEntropy};
 use keyclasp::store::embedded::EmbeddedConfig;
 use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl};
 use keyclasp::store::{Commit, Effect, Expect, MAX_WRITES, Outcome, Store, Write};
 
 use super::drive::count;
+use super::made::sample::{self, Own};
 use super::servers::REALM;
 
-/// Keys of one owner.
-const PER_OWNER: usize = 10;
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
 /// Writes `keys` keys into the embedded store in `dir`.
@@ -118,7 +114,8 @@ async fn write(store: &dyn Store, keys: usize) -> anyhow::Result<()> {
     let mut written = 0;
     while written < keys {
         let most = MAX_WRITES.min(keys - written);
-        let writes = (written..written + most).map(|number| creation(number, now, &entropy));
+        let numbers = u64::try_from(written)?..u64::try_from(written + most)?;
+        let writes = numbers.map(|number| creation(number, now, &entropy));
         let writes = writes.collect::<anyhow::Result<Vec<_>>>()?;
         let bucket = writes.first().map_or(0, |write| write.record.id.bucket());
         let commit = Commit {
@@ -137,36 +134,20 @@ async fn write(store: &dyn Store, keys: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn creation(number: usize, now: Timestamp, entropy: &SeededEntropy) -> anyhow::Result<Write> {
+fn creation(number: u64, now: Timestamp, entropy: &SeededEntropy) -> anyhow::Result<Write> {
     let realm = Realm::parse(REALM)?;
-    let owner = OwnerRef::parse(OwnerKind::User, &format!("7f9d3c0e-6f5a-4c1d-9a51-{:012x}", number / PER_OWNER))?;
     let expires_at = now.after(365 * DAY);
-    let record = KeyRecord {
-        id: KeyId::new(owner.bucket(&realm), random::bytes(entropy)?),
-        owner: Owner { reference: owner, display_name: Name::parse("")? },
-        realm,
-        name: Name::parse(&format!("report-{number:07}"))?,
-        description: Description::parse("")?,
-        scopes: Scopes::parse(&["clusters:write", "nodes:read"])?,
-        prefix: Prefix::default(),
+    let own = Own {
+        id: KeyId::new(sample::owner(number)?.bucket(&realm), random::bytes(entropy)?),
         // A thousand a second.
-        created_at: now.after(std::time::Duration::from_millis(u64::try_from(number)?)),
-        created_by: Actor::parse("portal")?,
-        not_before: None,
-        expires_at: Some(expires_at),
-        revocation: None,
-        suspensions: std::collections::BTreeMap::new(),
-        allowed_cidrs: Cidrs::default(),
-        allowed_principals: Principals::default(),
-        rotated_from: None,
-        rotated_to: None,
-        metadata: Metadata::default(),
+        created_at: now.after(std::time::Duration::from_millis(number)),
+        expires_at,
         secret: SecretHash {
             digest: random::bytes(entropy)?,
             profile: Argon2Profile::LIGHT,
             pepper: PepperId::parse("p1")?,
         },
-        version: 1,
     };
+    let record = sample::record(&realm, number, own)?;
     Ok(Write { record, expects: Expect::Absent, gone_at: Some(expires_at.after(90 * DAY)) })
 }

@@ -1,4 +1,5 @@
-//! Records answered from memory: what the store is asked, and that nothing old is ever answered.
+//! Records answered from memory by one process over the embedded store: what the store is asked, and how what
+//! changes gets there. That what was taken away is gone is in `fence`, for every store.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,14 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, ManualClock, SystemClock, Timestamp};
-use keyclasp::key::Lifetime;
+use keyclasp::key::{Cidrs, Lifetime, Patch};
 use keyclasp::random::OsEntropy;
 use keyclasp::service::validate::Outcome as Decided;
+use keyclasp::store::Store;
 use keyclasp::store::embedded::EmbeddedConfig;
 
-use crate::support::TempDir;
 use crate::support::meddled::Verb;
 use crate::support::world::World;
+use crate::support::{TempDir, until};
 
 /// Over an embedded store of its own.
 fn world_at(clock: Arc<dyn Clock>) -> (World, TempDir) {
@@ -39,7 +41,7 @@ async fn a_key_that_was_checked_is_checked_again_without_the_store_and_without_a
 }
 
 #[tokio::test]
-async fn each_change_is_seen_by_the_next_check() {
+async fn a_key_that_changed_is_checked_as_it_is_now_without_another_argon2_run() {
     let (world, _dir) = world();
     let (id, text) = world.key(None).await;
     assert_eq!(world.check(&text).await, Decided::Valid);
@@ -47,8 +49,6 @@ async fn each_change_is_seen_by_the_next_check() {
     assert_eq!(world.check(&text).await, Decided::Suspended);
     world.resume(id).await;
     assert_eq!(world.check(&text).await, Decided::Valid);
-    world.revoke(id).await;
-    assert_eq!(world.check(&text).await, Decided::Revoked);
     // The secret is the same all along: it was hashed to be made, and to be verified once.
     assert_eq!(world.hasher.argon2_runs(), 2);
 }
@@ -92,26 +92,6 @@ async fn many_who_ask_for_a_cold_key_at_once_cost_one_read_and_one_argon2_run() 
         assert_eq!(check.await.unwrap(), Decided::Valid);
     }
     assert_eq!((world.store.calls(Verb::Get), world.hasher.argon2_runs() - runs), (1, 1));
-}
-
-#[tokio::test]
-async fn a_read_that_raced_with_a_revocation_is_not_kept() {
-    let (world, _dir) = world();
-    let world = Arc::new(world);
-    let (id, text) = world.key(None).await;
-    let reads = world.store.hold_up(Verb::Get);
-    let raced = tokio::spawn({
-        let (world, text) = (Arc::clone(&world), text.clone());
-        async move { world.check(&text).await }
-    });
-    // It has read the record, and has not been told so yet.
-    reads.one_waits().await;
-    world.store.pass(Verb::Get);
-    world.revoke(id).await;
-    assert_eq!(world.check(&text).await, Decided::Revoked, "the check joined a read that is older than the revocation");
-    reads.let_one_go();
-    assert_eq!(raced.await.unwrap(), Decided::Valid, "it began before the revocation");
-    assert_eq!(world.check(&text).await, Decided::Revoked, "what the raced check read was kept");
 }
 
 #[tokio::test]
@@ -190,15 +170,56 @@ async fn no_check_is_older_than_the_change_that_was_answered_before_it() {
     }
 }
 
-/// Who finds that a change was made already may be answered before the one who made it.
+/// Who finds that a change was made already may be answered before the one who made it, and before the store has
+/// told of it.
 #[tokio::test]
-async fn a_change_that_changes_nothing_is_seen_by_the_next_check_too() {
+async fn a_change_that_was_found_made_already_is_seen_by_the_next_check() {
     let (world, _dir) = world();
+    let world = Arc::new(world);
     let (id, text) = world.key(None).await;
     assert_eq!(world.check(&text).await, Decided::Valid);
-    let reads = world.store.calls(Verb::Get);
-    // Nothing is suspended, so nothing is written: it reads, and drops what is in memory.
-    world.resume(id).await;
+    let narrow = || {
+        let world = Arc::clone(&world);
+        async move {
+            let allowed_cidrs = Some(Cidrs::parse(&["192.0.2.0/24"]).unwrap());
+            let patch = Patch { allowed_cidrs, ..Patch::default() };
+            world.service.keys.update(&world.call, id, patch, None).await
+        }
+    };
+    world.store.hold_up_telling();
+    let making = tokio::spawn(narrow());
+    let now = SystemClock::new().now();
+    until("the change can be read", async || world.store.get(id, now).await.unwrap().unwrap().record.version > 1).await;
+    assert_eq!(world.check(&text).await, Decided::Valid, "the store has told: nothing is shown");
+    // To this one there is nothing to do.
+    narrow().await.unwrap();
+    assert_ne!(world.check(&text).await, Decided::Valid, "a change that was found made already is not seen");
+    assert!(!making.is_finished(), "answered before the store had told of it");
+    world.store.tell();
+    making.await.unwrap().unwrap();
+}
+
+/// After a failure of its file, the store does not know what was written.
+#[tokio::test]
+async fn when_the_store_has_lost_track_everything_is_read_anew() {
+    let (world, _dir) = world();
+    let world = Arc::new(world);
+    let (_, text) = world.key(None).await;
+    let (_, other) = world.key(None).await;
     assert_eq!(world.check(&text).await, Decided::Valid);
-    assert_eq!(world.store.calls(Verb::Get), reads + 2);
+    let before = world.store.calls(Verb::Get);
+    let reads = world.store.hold_up(Verb::Get);
+    let raced = tokio::spawn({
+        let (world, other) = (Arc::clone(&world), other.clone());
+        async move { world.check(&other).await }
+    });
+    reads.one_waits().await;
+    world.store.pass(Verb::Get);
+    world.store.lose_track();
+    reads.let_one_go();
+    assert_eq!(raced.await.unwrap(), Decided::Valid);
+    assert_eq!(world.check(&text).await, Decided::Valid);
+    assert_eq!(world.store.calls(Verb::Get), before + 2, "what was in memory is still answered");
+    assert_eq!(world.check(&other).await, Decided::Valid);
+    assert_eq!(world.store.calls(Verb::Get), before + 3, "what was read before is still answered");
 }

@@ -9,8 +9,8 @@ use keyclasp::service::validate::Outcome;
 use keyclasp::store::redis::{RedisConfig, RedisUrl};
 use keyclasp::store::{Beaten, Epoch, LogPage};
 
+use super::Fleet;
 use super::suite::every_key;
-use super::{Fleet, Servers};
 use crate::support::meddled::Verb;
 use crate::support::redis::RedisServer;
 use crate::support::until;
@@ -20,7 +20,7 @@ use crate::support::until;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revoking_all_keys_by_way_of_an_old_primary_is_not_answered_ok() {
     let fleet = Fleet::replicated().await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
+    let Fleet::Replicated(servers, proxy) = &fleet else { panic!("another set-up") };
     // Its address does not move: it is led back to the old one however often it connects.
     let url = RedisUrl::parse(&servers.primary.url()).unwrap();
     let a = fleet.join_as(RedisConfig { url, ..fleet.config() }).await;
@@ -85,7 +85,7 @@ async fn who_is_connected_to_what_is_a_replica_now_goes_to_where_the_address_lea
     let fleet = Fleet::replicated().await;
     let a = fleet.join().await;
     let (_, text) = a.world.key(None).await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
+    let Fleet::Replicated(servers, proxy) = &fleet else { panic!("another set-up") };
     servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
     proxy.point_at(servers.replica.port());
     servers.primary.run(&["REPLICAOF", "127.0.0.1", &servers.replica.port().to_string()]);

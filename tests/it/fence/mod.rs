@@ -1,9 +1,10 @@
-//! The promise of fenced revocation, on every set-up of Redis that it is made for: what is taken away is gone
-//! on every process when the call returns.
+//! The promise of fenced revocation, on every set-up that it is made for: what is taken away is gone on every
+//! process when the call returns.
 //!
 //! Here processes are parts of the test, so that each of their steps can be held up; `processes` has what only
 //! real ones can show, and `linear` what nobody thought of.
 
+mod documented;
 mod findings;
 mod processes;
 mod rules;
@@ -16,72 +17,96 @@ use std::time::Duration;
 use keyclasp::clock::SystemClock;
 use keyclasp::key::ApiKey;
 use keyclasp::random::OsEntropy;
+use keyclasp::service::Fence;
 use keyclasp::service::validate::Outcome;
+use keyclasp::store::embedded::EmbeddedConfig;
 use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl};
-use keyclasp::store::{Epoch, Leases, Store};
+use keyclasp::store::{Beaten, Epoch, Leases, Store};
 use tokio::task::JoinHandle;
 
+use crate::support::meddled::Verb;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{RedisServer, Replicated};
-use crate::support::until;
 use crate::support::world::World;
+use crate::support::{TempDir, until};
 
 /// The term of leases in these tests.
 const TERM: Duration = Duration::from_millis(300);
 
-/// The servers that processes share.
-struct Fleet {
-    servers: Servers,
-}
-
-enum Servers {
+/// What processes share.
+enum Fleet {
+    /// A directory, which the only process there is has locked.
+    Embedded(Alone),
     Standalone(RedisServer),
     /// Behind an address that moves.
     Replicated(Replicated, Proxy),
 }
 
+/// A process that has the store to itself.
+struct Alone {
+    world: Arc<World>,
+    store: Arc<dyn Store>,
+    /// Outlives the store.
+    _dir: TempDir,
+}
+
 impl Fleet {
+    async fn embedded() -> Self {
+        let dir = TempDir::new();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedConfig::new(dir.path()).open(&OsEntropy).unwrap());
+        let world = Arc::new(World::over(Arc::clone(&store), Arc::new(SystemClock::new())));
+        Self::Embedded(Alone { world, store, _dir: dir })
+    }
+
     async fn standalone() -> Self {
-        Self { servers: Servers::Standalone(RedisServer::start()) }
+        Self::Standalone(RedisServer::start())
     }
 
     async fn replicated() -> Self {
         let servers = Replicated::start();
         let proxy = Proxy::start(servers.primary.port());
-        Self { servers: Servers::Replicated(servers, proxy) }
+        Self::Replicated(servers, proxy)
     }
 
     fn config(&self) -> RedisConfig {
-        let (url, replicas) = match &self.servers {
-            Servers::Standalone(server) => (server.url(), 0),
-            Servers::Replicated(_, proxy) => (format!("redis://127.0.0.1:{}", proxy.port()), 1),
+        let (url, replicas) = match self {
+            Self::Embedded(_) => panic!("there is no Redis"),
+            Self::Standalone(server) => (server.url(), 0),
+            Self::Replicated(_, proxy) => (format!("redis://127.0.0.1:{}", proxy.port()), 1),
         };
         RedisConfig { replicas, lease: Some(TERM), ..RedisConfig::new(RedisUrl::parse(&url).unwrap()) }
     }
 
     /// The server that processes are led to at first.
     fn primary(&self) -> &RedisServer {
-        match &self.servers {
-            Servers::Standalone(server) => server,
-            Servers::Replicated(servers, _) => &servers.primary,
+        match self {
+            Self::Embedded(_) => panic!("there is no Redis"),
+            Self::Standalone(server) => server,
+            Self::Replicated(servers, _) => &servers.primary,
         }
     }
 
-    /// Another process, which holds a lease.
+    /// Another process, which holds a lease; on the embedded store the same again, which needs none.
     async fn join(&self) -> Process {
-        self.join_as(self.config()).await
+        match self {
+            Self::Embedded(Alone { world, store, .. }) => {
+                Process { world: Arc::clone(world), store: Arc::clone(store), membership: None }
+            }
+            Self::Standalone(_) | Self::Replicated(..) => self.join_as(self.config()).await,
+        }
     }
 
     async fn join_as(&self, config: RedisConfig) -> Process {
         let (entropy, clock) = (Arc::new(OsEntropy), Arc::new(SystemClock::new()));
         let redis = Arc::new(RedisStore::connect(config, entropy, clock).await.unwrap());
-        let world = Arc::new(World::over(Arc::clone(&redis) as Arc<dyn Store>, Arc::new(SystemClock::new())));
+        let store = Arc::clone(&redis) as Arc<dyn Store>;
+        let world = Arc::new(World::over(Arc::clone(&store), Arc::new(SystemClock::new())));
         let following = tokio::spawn({
             let world = Arc::clone(&world);
             async move { world.records.follow().await }
         });
         let keeping = tokio::spawn(keep(Arc::clone(&redis), Arc::clone(&world)));
-        let process = Process { redis, world, following, keeping };
+        let process = Process { world, store, membership: Some(Membership { redis, following, keeping }) };
         until("the process holds a lease", async || process.world.records.holds_all()).await;
         process
     }
@@ -93,6 +118,24 @@ impl Fleet {
             processes.push(self.join().await);
         }
         processes.try_into().unwrap_or_else(|_| panic!("as many as were started"))
+    }
+
+    /// Whether others may answer from memory too, by a lease.
+    const fn has_leases(&self) -> bool {
+        !matches!(self, Self::Embedded(_))
+    }
+
+    /// So many members, where there are any: for the embedded store nobody has to be waited for.
+    const fn members(&self, members: u32) -> u32 {
+        if self.has_leases() { members } else { 0 }
+    }
+
+    /// So many leases had to end before the change was answered, where there are any.
+    #[track_caller]
+    fn assert_lapsed(&self, fence: &Fence, lapsed: u32) {
+        assert_eq!(fence.lapsed, self.members(lapsed), "{fence:?}");
+        assert!(self.has_leases() || fence.acknowledged == 0, "{fence:?}");
+        assert!(fence.position > 0, "{fence:?}");
     }
 }
 
@@ -110,10 +153,18 @@ async fn keep(redis: Arc<RedisStore>, world: Arc<World>) {
     }
 }
 
-/// A process.
+/// A process; on the embedded store, one who calls the only one.
 struct Process {
-    redis: Arc<RedisStore>,
     world: Arc<World>,
+    /// Its store, with which nobody meddles.
+    store: Arc<dyn Store>,
+    /// None where there are no leases.
+    membership: Option<Membership>,
+}
+
+/// What a process among others holds a lease with.
+struct Membership {
+    redis: Arc<RedisStore>,
     following: JoinHandle<()>,
     keeping: JoinHandle<()>,
 }
@@ -140,28 +191,46 @@ impl Process {
     async fn warm(&self, text: &ApiKey) {
         assert_eq!(self.check(text).await, Outcome::Valid);
         until("the key is in memory", async || {
-            let before = self.world.store.calls(crate::support::meddled::Verb::Get);
-            self.check(text).await == Outcome::Valid
-                && self.world.store.calls(crate::support::meddled::Verb::Get) == before
+            let before = self.world.store.calls(Verb::Get);
+            self.check(text).await == Outcome::Valid && self.world.store.calls(Verb::Get) == before
         })
         .await;
     }
 
-    /// It falls silent: no beat, no log; what it has in memory stays.
+    /// The position of the last change in the log.
+    async fn tail(&self) -> u64 {
+        self.store.log(0, None, 1).await.unwrap().tail
+    }
+
+    /// It falls silent: no beat, no log; what it has in memory stays. On the embedded store it does neither anyway.
     fn fall_silent(&self) {
-        self.following.abort();
+        if let Some(membership) = &self.membership {
+            membership.following.abort();
+        }
     }
 
+    /// Its Redis, where there is one.
+    fn redis(&self) -> &RedisStore {
+        &self.membership.as_ref().expect("a process among others").redis
+    }
+
+    /// Who holds leases, where there are any.
+    async fn shard(&self) -> Beaten {
+        self.redis().members(0).await.unwrap()
+    }
+
+    /// The history, where there are leases.
     async fn epoch(&self) -> Epoch {
-        self.redis.members(0).await.unwrap().epoch
+        self.shard().await.epoch
     }
 
+    /// How many hold leases, where there are any.
     async fn members(&self) -> usize {
-        self.redis.members(0).await.unwrap().members.len()
+        self.shard().await.members.len()
     }
 }
 
-impl Drop for Process {
+impl Drop for Membership {
     fn drop(&mut self) {
         self.following.abort();
         self.keeping.abort();

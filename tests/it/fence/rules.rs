@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, SystemClock};
-use keyclasp::key::{Cidrs, Patch, Reason};
-use keyclasp::service::ErrorKind;
-use keyclasp::service::sweep::Selection;
+use keyclasp::key::{ApiKey, Cidrs, KeyId, Patch, Reason};
+use keyclasp::service::sweep::{Selection, Swept};
 use keyclasp::service::validate::Outcome;
+use keyclasp::service::{Error, ErrorKind};
 use keyclasp::store::conformance::sample::{self, holder};
 use keyclasp::store::redis::{RedisConfig, RedisUrl};
-use keyclasp::store::{Leases, MAX_WRITES, Outcome as Written, Store};
+use keyclasp::store::{Commit, Leases, MAX_WRITES, Outcome as Written};
+use tokio::task::JoinHandle;
 
 use super::suite::every_key;
-use super::{Fleet, Process, Servers, TERM};
+use super::{Fleet, Process, TERM};
 use crate::support::meddled::Verb;
 use crate::support::redis::RedisServer;
 use crate::support::until;
@@ -30,15 +31,32 @@ async fn up_to_date(process: &Process) {
     }
 }
 
-/// Rule 8: what is acknowledged has been dropped.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_acknowledges_has_dropped_the_key_already() {
-    let fleet = Fleet::standalone().await;
+/// Two processes, and a key that the second one has in memory: it has applied and acknowledged what there is, and does
+/// nothing about it any more.
+async fn with_a_warm_key(fleet: &Fleet) -> ([Process; 2], KeyId, ApiKey) {
     let [a, b] = fleet.processes().await;
     let (id, text) = a.world.key(None).await;
     // First: the entry of its creation drops the key from memory.
     up_to_date(&b).await;
     b.warm(&text).await;
+    ([a, b], id, text)
+}
+
+/// Two processes, and a key that the second one has in memory, by a lease of a settled history; it is silent.
+async fn with_a_silent_one(fleet: &Fleet) -> ([Process; 2], KeyId, ApiKey) {
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    until("the history is settled", async || a.world.records.standings()[0].settled).await;
+    b.warm(&text).await;
+    b.fall_silent();
+    ([a, b], id, text)
+}
+
+/// Rule 8: what is acknowledged has been dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_acknowledges_has_dropped_the_key_already() {
+    let fleet = Fleet::standalone().await;
+    let ([a, b], id, text) = with_a_warm_key(&fleet).await;
     // It says so, and goes no further.
     b.world.store.hold_up(Verb::Acknowledge);
     let fence = a.world.revoke(id).await.fence.unwrap();
@@ -50,11 +68,7 @@ async fn who_acknowledges_has_dropped_the_key_already() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_took_half_a_term_grants_half_a_lease() {
     let fleet = Fleet::standalone().await;
-    let [a, b] = fleet.processes().await;
-    let (id, text) = a.world.key(None).await;
-    // First: the entry of its creation drops the key from memory.
-    up_to_date(&b).await;
-    b.warm(&text).await;
+    let ([a, b], id, text) = with_a_warm_key(&fleet).await;
     // It applies nothing any more, and so is waited for.
     b.world.store.lose_all(Verb::Log);
     let beats = b.world.store.hold_up(Verb::Beat);
@@ -79,11 +93,7 @@ async fn an_answer_that_took_half_a_term_grants_half_a_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_beat_grants_nothing_to_who_has_not_applied_its_tail() {
     let fleet = Fleet::standalone().await;
-    let [a, b] = fleet.processes().await;
-    let (id, text) = a.world.key(None).await;
-    // First: the entry of its creation drops the key from memory.
-    up_to_date(&b).await;
-    b.warm(&text).await;
+    let ([a, b], id, text) = with_a_warm_key(&fleet).await;
     b.world.store.lose_all(Verb::Log);
     let beats = b.world.store.calls(Verb::Beat);
     let fence = a.world.revoke(id).await.fence.unwrap();
@@ -97,11 +107,7 @@ async fn a_beat_grants_nothing_to_who_has_not_applied_its_tail() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_new_history_the_leases_of_the_old_one_are_waited_for() {
     let fleet = Fleet::standalone().await;
-    let [a, b] = fleet.processes().await;
-    let (id, text) = a.world.key(None).await;
-    until("the history is settled", async || a.world.records.standings()[0].settled).await;
-    b.warm(&text).await;
-    b.fall_silent();
+    let ([a, b], id, text) = with_a_silent_one(&fleet).await;
     fleet.primary().run(&CRASH);
     until("a revocation is answered", async || a.world.try_revoke(id).await.is_ok()).await;
     assert!(!b.accepts(&text).await, "accepted by a lease of the history before");
@@ -111,17 +117,13 @@ async fn in_a_new_history_the_leases_of_the_old_one_are_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_while_the_history_changes_does_not_know() {
     let fleet = Fleet::standalone().await;
-    let [a, b] = fleet.processes().await;
-    let (id, text) = a.world.key(None).await;
-    until("the history is settled", async || a.world.records.standings()[0].settled).await;
-    b.warm(&text).await;
-    b.fall_silent();
-    let tail = a.redis.members(0).await.unwrap().tail;
+    let ([a, b], id, text) = with_a_silent_one(&fleet).await;
+    let tail = a.tail().await;
     let revoking = tokio::spawn({
         let world = Arc::clone(&a.world);
         async move { world.try_revoke(id).await }
     });
-    until("the revocation is written", async || a.redis.members(0).await.is_ok_and(|found| found.tail > tail)).await;
+    until("the revocation is written", async || a.redis().members(0).await.is_ok_and(|found| found.tail > tail)).await;
     fleet.primary().run(&CRASH);
     let answer = revoking.await.unwrap();
     assert!(answer.is_err() || !b.accepts(&text).await, "accepted after {answer:?}");
@@ -150,14 +152,25 @@ fn every_key_of_the_realm() -> Selection {
 }
 
 /// More keys than one commit takes; the last of them has a text.
-async fn two_commits(a: &Process) -> (keyclasp::key::KeyId, keyclasp::key::ApiKey) {
+async fn two_commits(a: &Process) -> (KeyId, ApiKey) {
     let now = SystemClock::new().now();
     let ada = holder("acme", "ada");
     let writes = (0..u32::try_from(MAX_WRITES).unwrap()).map(|n| sample::creation(&ada.record(n, now))).collect();
-    let commit = keyclasp::store::Commit { events: Vec::new(), ..sample::commit(writes) };
-    assert!(matches!(a.redis.commit(&commit, now).await.unwrap(), Written::Done(_)));
+    let commit = Commit { events: Vec::new(), ..sample::commit(writes) };
+    assert!(matches!(a.store.commit(&commit, now).await.unwrap(), Written::Done(_)));
     until("it is later", async || SystemClock::new().now() > now).await;
     a.world.key(None).await
+}
+
+/// Begins to revoke all of those. The first commit is written, and goes on when commits are let go.
+async fn between_two_commits(a: &Process) -> JoinHandle<Result<Swept, Error>> {
+    let commits = a.world.store.hold_up(Verb::Commit);
+    let sweeping = tokio::spawn({
+        let world = Arc::clone(&a.world);
+        async move { world.service.sweep.revoke(&world.call, &every_key_of_the_realm()).await }
+    });
+    commits.one_waits().await;
+    sweeping
 }
 
 /// RevokeKeys: those are waited for who are members when the last commit is written.
@@ -166,12 +179,7 @@ async fn who_joins_between_two_commits_is_waited_for() {
     let fleet = Fleet::standalone().await;
     let a = fleet.join().await;
     let (_, text) = two_commits(&a).await;
-    let commits = a.world.store.hold_up(Verb::Commit);
-    let sweeping = tokio::spawn({
-        let world = Arc::clone(&a.world);
-        async move { world.service.sweep.revoke(&world.call, &every_key_of_the_realm()).await }
-    });
-    commits.one_waits().await;
+    let sweeping = between_two_commits(&a).await;
     let b = fleet.join().await;
     b.warm(&text).await;
     b.world.store.hold_up(Verb::Log);
@@ -187,15 +195,10 @@ async fn keys_that_were_revoked_in_two_histories_are_not_answered_ok() {
     let fleet = Fleet::standalone().await;
     let a = fleet.join().await;
     two_commits(&a).await;
-    let before = a.redis.checked();
-    let commits = a.world.store.hold_up(Verb::Commit);
-    let sweeping = tokio::spawn({
-        let world = Arc::clone(&a.world);
-        async move { world.service.sweep.revoke(&world.call, &every_key_of_the_realm()).await }
-    });
-    commits.one_waits().await;
+    let before = a.redis().checked();
+    let sweeping = between_two_commits(&a).await;
     fleet.primary().run(&CRASH);
-    until("it is another history", async || a.redis.checked() != before).await;
+    until("it is another history", async || a.redis().checked() != before).await;
     a.world.store.let_go(Verb::Commit);
     let error = sweeping.await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::StoreUnavailable, "{error:?}");
@@ -208,7 +211,7 @@ async fn what_was_found_in_another_history_is_looked_for_again() {
     let a = fleet.join().await;
     let (id, _) = a.world.key(None).await;
     let patch = Patch { allowed_cidrs: Some(Cidrs::parse(&[] as &[&str]).unwrap()), ..Patch::default() };
-    let before = a.redis.checked();
+    let before = a.redis().checked();
     let reads = a.world.store.hold_up(Verb::Get);
     let updating = tokio::spawn({
         let world = Arc::clone(&a.world);
@@ -216,7 +219,7 @@ async fn what_was_found_in_another_history_is_looked_for_again() {
     });
     reads.one_waits().await;
     fleet.primary().run(&CRASH);
-    until("it is another history", async || a.redis.checked() != before).await;
+    until("it is another history", async || a.redis().checked() != before).await;
     a.world.store.let_go(Verb::Get);
     let gets = a.world.store.calls(Verb::Get);
     updating.await.unwrap().unwrap();
@@ -229,8 +232,8 @@ async fn what_is_read_in_an_earlier_history_than_the_lease_is_of_is_not_answered
     let fleet = Fleet::replicated().await;
     let a = fleet.join().await;
     let (id, text) = a.world.key(None).await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
-    let old = a.redis.checked();
+    let Fleet::Replicated(servers, proxy) = &fleet else { panic!("another set-up") };
+    let old = a.redis().checked();
     servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
     let _third = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", servers.replica.port())]);
     proxy.point_at(servers.replica.port());
@@ -238,7 +241,7 @@ async fn what_is_read_in_an_earlier_history_than_the_lease_is_of_is_not_answered
     let url = RedisUrl::parse(&servers.replica.url()).unwrap();
     let c = fleet.join_as(RedisConfig { replicas: 1, lease: Some(TERM), ..RedisConfig::new(url) }).await;
     until("it is in the new history", async || {
-        a.world.records.standings()[0].epoch.map(|epoch| vec![epoch]) == Some(c.redis.checked())
+        a.world.records.standings()[0].epoch.map(|epoch| vec![epoch]) == Some(c.redis().checked())
             && a.world.records.holds_all()
     })
     .await;
@@ -250,7 +253,7 @@ async fn what_is_read_in_an_earlier_history_than_the_lease_is_of_is_not_answered
     let mut went_back = false;
     while clock.elapsed() < 3 * TERM {
         assert!(!a.accepts(&text).await, "accepted by way of the old primary");
-        went_back |= a.redis.checked() == old;
+        went_back |= a.redis().checked() == old;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(went_back, "the store did not go back: nothing is shown");

@@ -2,20 +2,25 @@
 
 use keyclasp::clock::{Clock, SystemClock};
 use keyclasp::service::validate::Outcome;
-use keyclasp::store::Store;
 use keyclasp::store::redis::{RedisConfig, RedisUrl};
 
-use super::suite::on;
-use super::{Fleet, Servers};
+use super::Fleet;
+use super::suite::{on, on_leases};
 use crate::support::redis::RedisServer;
 use crate::support::until;
 
+mod embedded {
+    super::on!(crate::fence::Fleet::embedded);
+}
+
 mod standalone {
     super::on!(crate::fence::Fleet::standalone);
+    super::on_leases!(crate::fence::Fleet::standalone);
 }
 
 mod replicated {
     super::on!(crate::fence::Fleet::replicated);
+    super::on_leases!(crate::fence::Fleet::replicated);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,19 +48,18 @@ async fn flushall_is_another_history() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_redis_is_another_history_and_loses_nothing_that_was_on_disk() {
-    let mut fleet = Fleet {
-        servers: Servers::Standalone(RedisServer::start_with(&["appendonly", "yes", "appendfsync", "always"])),
-    };
+    let durable = RedisServer::start_with(&["appendonly", "yes", "appendfsync", "always"]);
+    let mut fleet = Fleet::Standalone(durable);
     let [a, b] = fleet.processes().await;
     let (revoked, revoked_text) = a.world.key(None).await;
     let (id, text) = a.world.key(None).await;
     b.warm(&text).await;
     a.world.revoke(revoked).await;
-    let Servers::Standalone(server) = &mut fleet.servers else { panic!("another set-up") };
+    let Fleet::Standalone(server) = &mut fleet else { panic!("another set-up") };
     server.kill();
     // It goes on from memory for as long as its lease lasts, and not longer.
     until("the lease has ended", async || !b.accepts(&text).await).await;
-    let Servers::Standalone(server) = &mut fleet.servers else { panic!("another set-up") };
+    let Fleet::Standalone(server) = &mut fleet else { panic!("another set-up") };
     server.start_again();
     assert_eq!(b.check(&text).await, Outcome::Valid);
     assert_eq!(b.check(&revoked_text).await, Outcome::Revoked);
@@ -67,7 +71,7 @@ async fn a_restart_of_redis_is_another_history_and_loses_nothing_that_was_on_dis
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_primary_that_still_answers_makes_nobody_accept() {
     let fleet = Fleet::replicated().await;
-    let Servers::Replicated(servers, proxy) = &fleet.servers else { panic!("another set-up") };
+    let Fleet::Replicated(servers, proxy) = &fleet else { panic!("another set-up") };
     // Whose address does not move: they are led back to the old one however often they connect.
     let stays = || RedisConfig { url: RedisUrl::parse(&servers.primary.url()).unwrap(), ..fleet.config() };
     let (a, b) = (fleet.join_as(stays()).await, fleet.join_as(stays()).await);
@@ -81,7 +85,7 @@ async fn an_old_primary_that_still_answers_makes_nobody_accept() {
     until("a revocation is answered", async || c.world.try_revoke(id).await.is_ok()).await;
     for process in [&a, &b] {
         assert!(!process.accepts(&text).await, "accepted by way of the old primary");
-        let found = process.redis.get(id, SystemClock::new().now()).await.unwrap().unwrap();
+        let found = process.store.get(id, SystemClock::new().now()).await.unwrap().unwrap();
         assert!(found.record.revocation.is_none(), "the old primary does not answer any more: nothing was shown");
     }
     assert_eq!(c.check(&text).await, Outcome::Revoked);

@@ -2,8 +2,9 @@
 //! when a test says so.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,9 @@ use keyclasp::store::{
     LogCursor, LogPage, Member, MemberId, Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
 use tokio::sync::Semaphore;
+
+/// Longest that anything waits that a test has forgotten.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// What a test can meddle with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +39,8 @@ pub(crate) struct Meddled {
     store: Arc<dyn Store>,
     calls: Mutex<BTreeMap<Verb, u64>>,
     gates: Mutex<BTreeMap<Verb, Gate>>,
+    /// Who is told what changes, where the store tells.
+    told: OnceLock<Arc<Told>>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,10 +59,42 @@ pub(crate) struct HeldUp {
     going: Semaphore,
 }
 
+/// Passes on what the store tells, unless that is held up: the store's writer waits then.
+struct Told {
+    observer: Arc<dyn Observer>,
+    is_held_up: Mutex<bool>,
+    goes_on: Condvar,
+}
+
+impl Told {
+    fn wait(&self) {
+        let is_held_up = self.is_held_up.lock().unwrap();
+        let waited = self.goes_on.wait_timeout_while(is_held_up, LONGEST, |is_held_up| *is_held_up);
+        drop(waited.unwrap());
+    }
+}
+
+impl Observer for Told {
+    fn changed(&self, id: KeyId) {
+        self.wait();
+        self.observer.changed(id);
+    }
+    fn unknown(&self) {
+        self.wait();
+        self.observer.unknown();
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 impl HeldUp {
     /// Waits until a call has been carried out and waits.
     pub(crate) async fn one_waits(&self) {
-        tokio::time::timeout(Duration::from_secs(30), self.waiting.acquire()).await.unwrap().unwrap().forget();
+        tokio::time::timeout(LONGEST, self.waiting.acquire()).await.unwrap().unwrap().forget();
     }
 
     /// Lets one go.
@@ -68,7 +106,7 @@ impl HeldUp {
 impl Meddled {
     /// Does what `store` does.
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, calls: Mutex::default(), gates: Mutex::default() }
+        Self { store, calls: Mutex::default(), gates: Mutex::default(), told: OnceLock::new() }
     }
 
     /// How often the store was called.
@@ -103,6 +141,27 @@ impl Meddled {
     /// From now on the answers of a verb get lost, until [`Self::pass`].
     pub(crate) fn lose_all(&self, verb: Verb) {
         self.gates.lock().unwrap().insert(verb, Gate::Lost(u32::MAX));
+    }
+
+    /// From now on the store's writer waits when it tells what has changed: that can be read already, and is not
+    /// answered.
+    pub(crate) fn hold_up_telling(&self) {
+        *self.told().is_held_up.lock().unwrap() = true;
+    }
+
+    /// Ends what [`Self::hold_up_telling`] began.
+    pub(crate) fn tell(&self) {
+        *self.told().is_held_up.lock().unwrap() = false;
+        self.told().goes_on.notify_all();
+    }
+
+    /// The store tells that it does not know what has changed.
+    pub(crate) fn lose_track(&self) {
+        self.told().unknown();
+    }
+
+    fn told(&self) -> &Told {
+        self.told.get().expect("a store that tells")
     }
 
     async fn meddle<T>(&self, verb: Verb, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -176,7 +235,8 @@ impl Store for Meddled {
         self.store.health(now).await
     }
     fn observe(&self, observer: Arc<dyn Observer>) -> bool {
-        self.store.observe(observer)
+        let told = Arc::new(Told { observer, is_held_up: Mutex::new(false), goes_on: Condvar::new() });
+        self.store.observe(Arc::clone(&told) as Arc<dyn Observer>) && self.told.set(told).is_ok()
     }
     fn leases(&self) -> Option<&dyn Leases> {
         self.store.leases().map(|_| self as &dyn Leases)

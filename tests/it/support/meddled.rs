@@ -194,6 +194,15 @@ impl Meddled {
     }
 }
 
+impl Drop for Meddled {
+    fn drop(&mut self) {
+        // The store waits for its writer.
+        if self.told.get().is_some() {
+            self.tell();
+        }
+    }
+}
+
 #[async_trait]
 impl Store for Meddled {
     async fn get(&self, id: KeyId, now: Timestamp) -> Result<Option<Found>, StoreError> {

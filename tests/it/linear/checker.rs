@@ -3,7 +3,9 @@
 //! Each key is a register that is active, suspended or revoked, and absent before CreateKey. Its
 //! changes are linearizable: every change that was answered OK took effect at one moment between its
 //! start and its end, in the order of its versions; one whose outcome is unknown took effect once at
-//! some moment after its start, or never. What *takes away* (SuspendKey, RevokeKey) is fenced: when
+//! some moment after its start, or never. RevokeKeys is a RevokeKey of each key of the owner, each at a moment of
+//! its own: of every key whose creation was answered before the call started; of one that was created later, while
+//! the call went on, it may be or not. What *takes away* (SuspendKey, RevokeKey, RevokeKeys) is fenced: when
 //! it is answered OK, no replica answers from an earlier version any more. What *gives* (CreateKey,
 //! ResumeKey) becomes visible some time after it was answered: until then, a key that was resumed may
 //! still be refused. Calls that overlap may be answered as before or as after. An answer carries the
@@ -14,20 +16,20 @@
 //! *may be in effect* at a time if it was started before it and was answered OK or with an unknown
 //! outcome. The rules:
 //!
-//! 1. [`Rule::Revoked`]: a ValidateKey after a RevokeKey that was answered OK does not answer VALID,
+//! 1. [`Rule::Revoked`]: a ValidateKey after a RevokeKey or RevokeKeys that was answered OK does not answer VALID,
 //!    and no SuspendKey or ResumeKey after it is answered OK.
 //! 2. [`Rule::Suspended`]: a ValidateKey after a SuspendKey that was answered OK answers VALID only
 //!    because of a ResumeKey that may have taken effect after it: one that was not answered before the
 //!    SuspendKey started, and was started before the ValidateKey ended.
 //! 3. [`Rule::Stale`]: a ValidateKey after a taking away in version n answers from version n or a
-//!    later one, and VALID from a later one only.
+//!    later one, and VALID from a later one only; after a key's end it answers REVOKED.
 //! 4. [`Rule::Lost`]: a key whose creation was answered is known, unless a fault that may lose records
 //!    ended after the creation started and began before the answer that it is unknown. In a failover,
 //!    a key that was made at the new primary may be unknown to a ValidateKey that starts within
 //!    [`VISIBLE`] of that: a lease of before the failover may go on for as long. It may not be unknown
 //!    to whoever wants to take it away.
-//! 5. [`Rule::Cause`]: no call is answered SUSPENDED, or REVOKED, before a SuspendKey, or RevokeKey, of
-//!    this key was started.
+//! 5. [`Rule::Cause`]: no call is answered SUSPENDED, or REVOKED, before a SuspendKey, or a RevokeKey or RevokeKeys,
+//!    of this key was started.
 //! 6. [`Rule::Order`]: of two changes one after the other, both answered OK, the later one has the later
 //!    version (an equal one only where it may have found nothing to do), and no two that write have
 //!    the same. Each leaves the key as its name says.
@@ -70,27 +72,45 @@ pub(super) struct Violation {
 /// Everything that is wrong with a history.
 pub(super) fn check(history: &History) -> Vec<Violation> {
     let mut keys: BTreeMap<u32, Vec<&Op>> = BTreeMap::new();
+    let mut sweeps: BTreeMap<u32, Vec<&Op>> = BTreeMap::new();
     for op in &history.ops {
-        keys.entry(op.key).or_default().push(op);
+        match op.key {
+            Some(key) => keys.entry(key).or_default().push(op),
+            None => sweeps.entry(op.owner).or_default().push(op),
+        }
     }
-    keys.values().flat_map(|ops| Register::of(ops, &history.faults).judge(ops)).collect()
+    let wrong = |op: &&&Op| !matches!(op.answer, Answer::Swept(..) | Answer::Unknown(_));
+    let wrong = sweeps.values().flatten().filter(wrong);
+    let mut found: Vec<_> = wrong.map(|&op| Violation { rule: Rule::Wrong, ops: vec![op.clone()] }).collect();
+    for ops in keys.values() {
+        let sweeps = ops.first().and_then(|op| sweeps.get(&op.owner)).map_or(&[][..], Vec::as_slice);
+        found.extend(Register::of(ops, sweeps, &history.faults).judge(ops));
+    }
+    found
 }
 
 /// The changes of one key.
 struct Register<'a> {
     faults: &'a [Fault],
     create: Option<&'a Op>,
-    /// All but the creation, whatever was answered, by the end.
+    /// All but the creation, whatever was answered, by the end. Of RevokeKeys those that may have ended this key.
     changes: Vec<&'a Op>,
 }
 
 impl<'a> Register<'a> {
-    fn of(ops: &[&'a Op], faults: &'a [Fault]) -> Self {
+    fn of(ops: &[&'a Op], sweeps: &[&'a Op], faults: &'a [Fault]) -> Self {
         let create = ops.iter().copied().find(|op| op.kind == Kind::Create);
-        let mut changes: Vec<_> =
-            ops.iter().copied().filter(|op| op.kind.changes() && op.kind != Kind::Create).collect();
+        let may_include = |sweep: &&Op| !sweep.is_done() || create.is_none_or(|create| !sweep.before(create));
+        let changes = ops.iter().copied().filter(|op| op.kind.changes() && op.kind != Kind::Create);
+        let mut changes: Vec<_> = changes.chain(sweeps.iter().copied().filter(may_include)).collect();
         changes.sort_by_key(|op| op.end);
         Self { faults, create, changes }
+    }
+
+    /// Whether a change was answered OK, and certainly was one of this key.
+    fn is_done(&self, change: &Op) -> bool {
+        let includes = || self.create.is_some_and(|create| create.is_done() && create.before(change));
+        change.is_done() && (change.key.is_some() || includes())
     }
 
     fn judge(&self, ops: &[&Op]) -> Vec<Violation> {
@@ -100,7 +120,7 @@ impl<'a> Register<'a> {
             found.push(Violation { rule, ops });
         };
         for &op in ops {
-            if matches!(op.answer, Answer::Wrong(_)) || op.seen().is_some_and(|(state, _)| !fits(op, state)) {
+            if matches!(op.answer, Answer::Wrong(_)) || op.seen().is_some_and(|(state, _)| !op.kind.leaves(state)) {
                 broken(Rule::Wrong, None, op);
             }
             if op.answer == Answer::Missing && !self.may_be_unknown(op) {
@@ -111,9 +131,9 @@ impl<'a> Register<'a> {
             }
             match op.kind {
                 Kind::Validate | Kind::FinalValidate => self.judge_answer(op, &mut broken),
-                Kind::Suspend | Kind::Resume if op.seen().is_some() => {
-                    if let Some(revoke) = self.done(op).find(|done| done.kind == Kind::Revoke) {
-                        broken(Rule::Revoked, Some(revoke), op);
+                kind if kind.changes() && kind != Kind::Revoke && op.is_done() => {
+                    if let Some(end) = self.done(op).find(|done| done.kind.ends()) {
+                        broken(Rule::Revoked, Some(end), op);
                     }
                 }
                 _ => {}
@@ -127,7 +147,7 @@ impl<'a> Register<'a> {
     /// The changes that were answered OK before `op` started.
     fn done(&self, op: &Op) -> impl Iterator<Item = &'a Op> {
         let before = self.changes.partition_point(|change| change.end < op.start);
-        self.changes[..before].iter().copied().filter(|change| change.seen().is_some())
+        self.changes[..before].iter().copied().filter(|change| self.is_done(change))
     }
 
     /// Rules 1 to 3.
@@ -135,27 +155,25 @@ impl<'a> Register<'a> {
         let Some((state, version)) = op.seen() else { return };
         let valid = state == State::Active;
         // The first reason is enough: one answer, one violation.
-        for taken in self.done(op).filter(|done| matches!(done.kind, Kind::Suspend | Kind::Revoke)) {
+        for taken in self.done(op).filter(|done| done.kind.takes_away()) {
             let of = taken.seen().map_or(0, |(_, version)| version);
-            let rule = if valid && taken.kind == Kind::Revoke {
-                Rule::Revoked
-            } else if valid && !self.may_be_resumed(taken, op) {
-                Rule::Suspended
-            } else if version < of || (valid && version == of) {
-                Rule::Stale
-            } else {
-                continue;
+            let rule = match taken.kind.undone_by() {
+                None if valid => Rule::Revoked,
+                Some(by) if valid && !self.may_be_undone(taken, by, op) => Rule::Suspended,
+                _ if version < of || (valid && version == of) => Rule::Stale,
+                None if state != State::Revoked => Rule::Stale,
+                _ => continue,
             };
             return broken(rule, Some(taken), op);
         }
     }
 
-    /// Whether a ResumeKey may have taken effect after `suspend` and be seen by `op`.
-    fn may_be_resumed(&self, suspend: &Op, op: &Op) -> bool {
+    /// Whether what undoes `taken` may have taken effect after it and be seen by `op`.
+    fn may_be_undone(&self, taken: &Op, by: Kind, op: &Op) -> bool {
         self.changes.iter().any(|change| {
-            change.kind == Kind::Resume
+            change.kind == by
                 && change.start <= op.end
-                && change.effective_until().is_some_and(|until| until >= suspend.start)
+                && change.effective_until().is_some_and(|until| until >= taken.start)
         })
     }
 
@@ -174,14 +192,14 @@ impl<'a> Register<'a> {
 
     /// Rule 5.
     fn has_cause(&self, op: &Op) -> bool {
-        let kind = match (&op.answer, op.kind) {
-            (Answer::Is(State::Suspended, _), kind) if kind != Kind::Suspend => Kind::Suspend,
-            (Answer::Is(State::Revoked, _), kind) if kind != Kind::Revoke => Kind::Revoke,
-            (Answer::Ended, _) => Kind::Revoke,
+        let state = match op.answer {
+            Answer::Is(state, _) => state,
+            Answer::Ended => State::Revoked,
             _ => return true,
         };
-        let caused = |change: &&Op| change.kind == kind && change.start <= op.end;
-        self.changes.iter().filter(|change| caused(change)).any(|change| change.effective_until().is_some())
+        let may_cause =
+            |change: &Op| change.kind.causes(state) && change.start <= op.end && change.effective_until().is_some();
+        state == State::Active || op.kind.causes(state) || self.changes.iter().any(|change| may_cause(change))
     }
 
     /// Rule 6.
@@ -223,22 +241,16 @@ impl<'a> Register<'a> {
                 broken(Rule::Converged, Some(first), op);
                 continue;
             }
-            let contradicts = |done: &&Op| {
-                let Some((left, of)) = done.seen() else { return false };
-                version < of
-                    || (version == of && state != left)
-                    || (done.kind == Kind::Revoke && state != State::Revoked)
+            let contradicts = |change: &&Op| match change.seen() {
+                _ if change.kind.ends() && self.is_done(change) && state != State::Revoked => true,
+                Some((left, of)) => version < of || (version == of && state != left),
+                None => false,
             };
             if let Some(done) = self.create.into_iter().chain(self.changes.iter().copied()).find(contradicts) {
                 broken(Rule::Converged, Some(done), op);
             }
         }
     }
-}
-
-/// Whether the answer of a change is what the change is for.
-fn fits(op: &Op, state: State) -> bool {
-    op.kind.makes().is_none_or(|makes| makes == state)
 }
 
 impl Violation {
@@ -249,7 +261,8 @@ impl Violation {
         let begin = self.ops.iter().map(|op| op.start).min().unwrap_or_default().saturating_sub(margin);
         let end = offender.end + margin;
         let mut lines: Vec<(Duration, String)> = Vec::new();
-        let answers = history.ops.iter().filter(|op| op.key == offender.key);
+        let answers =
+            history.ops.iter().filter(|op| op.key == offender.key || (op.key.is_none() && op.owner == offender.owner));
         let around = |op: &&Op| op.kind.changes() || (op.start + margin / 5 >= offender.start && op.end <= end);
         lines.extend(answers.filter(around).map(|op| {
             let mark = if self.ops.contains(op) { ">>" } else { "  " };

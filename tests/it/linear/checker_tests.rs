@@ -12,7 +12,7 @@ const REVOKED: State = State::Revoked;
 /// A call on key 1 from `start` to `end`, in milliseconds.
 fn op(kind: Kind, start: u64, end: u64, answer: Answer) -> Op {
     let (start, end) = (Duration::from_millis(start), Duration::from_millis(end));
-    Op { key: 1, kind, replica: 0, start, end, answer }
+    Op { key: Some(1), owner: 1, kind, replica: 0, start, end, answer }
 }
 
 fn is(kind: Kind, start: u64, end: u64, state: State, version: u64) -> Op {
@@ -21,6 +21,11 @@ fn is(kind: Kind, start: u64, end: u64, state: State, version: u64) -> Op {
 
 fn unknown(kind: Kind, start: u64, end: u64) -> Op {
     op(kind, start, end, Answer::Unknown(Code::Unavailable))
+}
+
+/// A RevokeKeys of the owner of key 1.
+fn swept(start: u64, end: u64) -> Op {
+    Op { key: None, ..op(Kind::RevokeKeys, start, end, Answer::Swept(1, 0)) }
 }
 
 fn created() -> Op {
@@ -79,6 +84,70 @@ fn a_revoked_key_is_never_valid_again() {
     let repeated = |answer| vec![unknown(Kind::Revoke, 20, 90), is(Kind::Revoke, 100, 200, REVOKED, 3), answer];
     accepts(repeated(validated(201, 210, REVOKED, 3)));
     rejects(Rule::Revoked, repeated(validated(201, 210, ACTIVE, 1)));
+}
+
+#[test]
+fn no_key_of_the_owner_is_valid_again_after_revoke_keys() {
+    accepts(vec![swept(100, 200), validated(201, 210, REVOKED, 2)]);
+    accepts(vec![swept(100, 200), validated(150, 400, ACTIVE, 1)]);
+    accepts(vec![swept(100, 200), validated(200, 210, ACTIVE, 1)]);
+    rejects(Rule::Revoked, vec![swept(100, 200), validated(201, 210, ACTIVE, 1)]);
+    rejects(Rule::Revoked, vec![swept(100, 200), validated(5000, 5001, ACTIVE, 3)]);
+    // Not even when a resume of unknown outcome is under way, nor after everything was lost.
+    rejects(Rule::Revoked, vec![swept(100, 200), unknown(Kind::Resume, 90, 300), validated(201, 210, ACTIVE, 3)]);
+    let flushed = vec![swept(100, 200), validated(501, 510, ACTIVE, 1)];
+    assert_eq!(broken(flushed, vec![flushall(300, 310)]), [Rule::Revoked]);
+    // Nothing changes what has ended, and a refusal from before that is stale.
+    accepts(vec![swept(100, 200), op(Kind::Resume, 300, 310, Answer::Ended), is(Kind::Revoke, 300, 310, REVOKED, 3)]);
+    rejects(Rule::Revoked, vec![swept(100, 200), is(Kind::Resume, 300, 310, ACTIVE, 3)]);
+    let suspended = |answer| vec![is(Kind::Suspend, 20, 30, SUSPENDED, 2), swept(100, 200), answer];
+    accepts(suspended(validated(150, 210, SUSPENDED, 2)));
+    rejects(Rule::Stale, suspended(validated(201, 210, SUSPENDED, 2)));
+    // Keys of others are none of its business.
+    accepts(vec![Op { owner: 2, ..swept(100, 200) }, validated(201, 210, ACTIVE, 1)]);
+    let second = |answer: Op| Op { key: Some(2), ..answer };
+    let both = vec![second(created()), swept(100, 200), validated(201, 210, REVOKED, 2)];
+    rejects(Rule::Revoked, [both, vec![second(validated(201, 210, ACTIVE, 1))]].concat());
+}
+
+#[test]
+fn revoke_keys_of_unknown_outcome_may_have_ended_any_key_at_any_time() {
+    let failed = || Op { key: None, ..unknown(Kind::RevokeKeys, 100, 200) };
+    for at in [110, 201, 5000] {
+        accepts(vec![failed(), validated(at, at + 5, ACTIVE, 1)]);
+        accepts(vec![failed(), validated(at, at + 5, REVOKED, 2)]);
+    }
+    accepts(vec![failed(), op(Kind::Suspend, 300, 310, Answer::Ended)]);
+    // Even one that was created after everybody had given it up.
+    let late = |answer: Op| Op { key: Some(2), ..answer };
+    let created_late = || late(is(Kind::Create, 300, 310, ACTIVE, 1));
+    accepts(vec![failed(), created_late(), late(validated(400, 410, REVOKED, 2))]);
+    // But not before it was started.
+    rejects(Rule::Cause, vec![failed(), validated(90, 99, REVOKED, 2)]);
+    rejects(Rule::Cause, vec![failed(), op(Kind::Suspend, 90, 99, Answer::Ended)]);
+    // One that is repeated until it is OK promises.
+    rejects(Rule::Revoked, vec![failed(), swept(250, 260), validated(261, 270, ACTIVE, 1)]);
+}
+
+#[test]
+fn revoke_keys_may_end_what_is_created_meanwhile_or_not() {
+    let key = |answer: Op| Op { key: Some(2), ..answer };
+    let creation = |start, end| key(is(Kind::Create, start, end, ACTIVE, 1));
+    let with = |created, state, version| vec![swept(100, 200), created, key(validated(300, 310, state, version))];
+    for (start, end) in [(50, 100), (50, 150), (50, 250), (110, 150), (150, 250), (200, 250)] {
+        accepts(with(creation(start, end), ACTIVE, 1));
+        accepts(with(creation(start, end), REVOKED, 2));
+    }
+    rejects(Rule::Revoked, with(creation(50, 99), ACTIVE, 1));
+    accepts(with(creation(201, 250), ACTIVE, 1));
+    rejects(Rule::Cause, with(creation(201, 250), REVOKED, 2));
+}
+
+#[test]
+fn an_answer_to_revoke_keys_that_nobody_gets() {
+    for answer in [Answer::Missing, Answer::Ended, Answer::Wrong("INTERNAL".to_owned())] {
+        rejects(Rule::Wrong, vec![Op { answer, ..swept(100, 200) }]);
+    }
 }
 
 #[test]
@@ -152,8 +221,8 @@ fn a_key_that_was_created_is_known() {
     assert_eq!(when(50, 60), []);
     assert_eq!(when(105, 200), []);
     assert_eq!(when(111, 200), [Rule::Lost]);
-    let late = Op { key: 2, ..is(Kind::Create, 300, 310, ACTIVE, 1) };
-    let missed = Op { key: 2, ..missing(Kind::Validate, 400) };
+    let late = Op { key: Some(2), ..is(Kind::Create, 300, 310, ACTIVE, 1) };
+    let missed = Op { key: Some(2), ..missing(Kind::Validate, 400) };
     assert_eq!(broken(vec![late, missed], vec![flushall(50, 60)]), [Rule::Lost]);
 }
 
@@ -207,6 +276,12 @@ fn in_the_end_all_agree() {
     accepts(both(active(1), active(1)));
     accepts(with(revoke(), both(revoked(2), revoked(2))));
     accepts(with(unknown(Kind::Revoke, 100, 200), both(revoked(2), revoked(2))));
+    accepts(with(swept(100, 200), both(revoked(2), revoked(2))));
+    assert_eq!(
+        broken(with(swept(100, 200), both(active(1), active(1))), vec![]),
+        [Rule::Revoked, Rule::Converged],
+        "all keys of the owner were revoked"
+    );
     rejects(Rule::Converged, both(active(1), active(2)));
     rejects(Rule::Converged, both(active(1), Answer::Unknown(Code::Unavailable)));
     rejects(Rule::Converged, both(Answer::Unknown(Code::Unavailable), active(1)));
@@ -239,7 +314,7 @@ fn an_answer_that_nobody_gets() {
 #[test]
 fn errors_break_no_rule_and_keys_are_judged_alone() {
     accepts(vec![is(Kind::Revoke, 100, 200, REVOKED, 2), unknown(Kind::Validate, 300, 400)]);
-    let other = |answer: Op| Op { key: 2, ..answer };
+    let other = |answer: Op| Op { key: Some(2), ..answer };
     accepts(vec![is(Kind::Revoke, 100, 200, REVOKED, 2), other(created()), other(validated(300, 310, ACTIVE, 1))]);
 }
 

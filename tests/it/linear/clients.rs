@@ -1,33 +1,28 @@
 //! The clients of a run: some validate all the time, some change keys and then look everywhere
 //! whether the change is seen. Each call has a deadline and is recorded with what was answered.
 
-use std::future::Future;
-use std::net::SocketAddr;
+use std::array;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join, join_all};
 use futures_util::stream::{self, StreamExt as _};
-use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
-use keyclasp::rpc::proto::v1::{self, KeyStatus, Outcome};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
-use tonic_types::StatusExt as _;
 
+use super::calls::{Caller, Made};
 use super::cluster::{REPLICAS, Shared};
 use super::dice::Dice;
 use super::history::{Answer, Kind, Op, State};
 use crate::support::until;
 
-/// The deadline that each call names.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// Beyond it, for the answer to arrive.
-const SLACK: Duration = Duration::from_millis(250);
 /// Keys in use at a time.
 const KEYS: usize = 16;
 /// How many of them nobody changes.
 const UNTOUCHED: usize = 3;
+/// How many owners have keys in use at a time, as a rule: that of those, and three whose keys are changed.
+const OWNERS: usize = 4;
+/// Keys that an owner is given before another one takes his turn. Each RevokeKeys reads them all.
+const KEYS_OF_OWNER: u32 = 16;
 /// How long a revoked key stays in use.
 const AFTERLIFE: Duration = Duration::from_millis(1500);
 /// How often a change of unknown outcome is repeated.
@@ -36,19 +31,19 @@ const REPEATS: usize = 3;
 const SETTLE: Duration = Duration::from_secs(30);
 
 /// The keys of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Keys {
     /// Those in use, by their place.
     used: Mutex<Vec<Arc<Key>>>,
     all: Mutex<Vec<Arc<Key>>>,
     next: AtomicU32,
+    /// How many were made for each of the owners that take turns.
+    made: [AtomicU32; OWNERS],
 }
 
 #[derive(Debug)]
 struct Key {
-    number: u32,
-    id: String,
-    text: String,
+    made: Made,
     life: Mutex<Life>,
 }
 
@@ -68,24 +63,19 @@ struct Life {
 pub(super) struct Client {
     shared: Arc<Shared>,
     keys: Arc<Keys>,
-    /// By replica.
-    stubs: Vec<Mutex<Option<Stub>>>,
+    caller: Caller,
 }
-
-/// The client of a replica, and where that was.
-type Stub = (SocketAddr, KeyServiceClient<Channel>);
 
 impl Client {
     pub(super) fn new(shared: &Arc<Shared>, keys: &Arc<Keys>) -> Self {
-        let stubs = (0..REPLICAS).map(|_| Mutex::default()).collect();
-        Self { shared: Arc::clone(shared), keys: Arc::clone(keys), stubs }
+        Self { shared: Arc::clone(shared), keys: Arc::clone(keys), caller: Caller::new(shared) }
     }
 
     /// Makes the keys that a run begins with.
     pub(super) async fn make_keys(&self) {
         until("all keys are made", async || {
-            let replica = self.keys.used.lock().unwrap().len() % REPLICAS;
-            let made = self.create(replica).await;
+            let place = self.keys.used.lock().unwrap().len();
+            let made = self.create(place, place % REPLICAS).await;
             let mut used = self.keys.used.lock().unwrap();
             used.extend(made);
             used.len() == KEYS
@@ -122,7 +112,7 @@ impl Client {
     async fn settle_key(&self, key: &Key, until: Duration) {
         let asked = (0..REPLICAS).flat_map(|replica| [(Kind::FinalGet, replica), (Kind::FinalValidate, replica)]);
         loop {
-            let ops = join_all(asked.clone().map(|(kind, replica)| self.ask(kind, key, replica))).await;
+            let ops = join_all(asked.clone().map(|(kind, replica)| self.caller.ask(kind, &key.made, replica))).await;
             let agreed = ops.iter().all(|op| op.answer == ops[0].answer && !matches!(op.answer, Answer::Unknown(_)));
             if agreed || self.shared.now() > until {
                 return ops.into_iter().for_each(|op| self.shared.record(op));
@@ -141,136 +131,114 @@ impl Client {
         let (place, key) = self.pick(dice);
         let life = *key.life.lock().unwrap();
         if life.revoked.is_some_and(|at| at + AFTERLIFE < self.shared.now()) {
-            return self.replace(place, dice).await;
+            return self.replace(place, dice.below(REPLICAS)).await;
         }
         // After FLUSHALL all are missing; a few of them tell as much as all.
         let missing = |key: &Arc<Key>| key.life.lock().unwrap().missing;
         let place_of_missing = self.keys.used.lock().unwrap().iter().position(missing);
         if let Some(place) = place_of_missing {
-            return self.replace(place, dice).await;
+            return self.replace(place, dice.below(REPLICAS)).await;
         }
         if place < UNTOUCHED {
             return;
         }
-        let chance = dice.below(100);
-        let kind = match life {
-            Life { unsure: true, .. } => Kind::Revoke,
-            _ if chance < 15 => Kind::Revoke,
-            Life { suspended: true, .. } if chance < 70 => Kind::Resume,
-            Life { suspended: true, .. } => Kind::Suspend,
-            _ if chance < 75 => Kind::Suspend,
-            _ => Kind::Resume,
-        };
+        let kind = choose(life, dice);
+        let keys = if kind == Kind::RevokeKeys { self.keys.of(key.made.owner) } else { vec![key] };
+        if kind == Kind::RevokeKeys {
+            // What is in the memory of all has to go from there.
+            self.validate_everywhere(&keys).await;
+        }
         for _ in 0..=REPEATS {
-            let op = self.ask(kind, &key, dice.below(REPLICAS)).await;
+            let op = self.call(kind, &keys, place, dice).await;
             let answer = op.answer.clone();
-            key.remember(&op);
+            keys.iter().for_each(|key| key.remember(&op));
             self.shared.record(op);
-            match (answer, kind) {
+            match answer {
                 // What promises most is looked at closest: everywhere, at once.
-                (Answer::Is(..), Kind::Suspend | Kind::Revoke) => {
-                    join_all((0..REPLICAS).map(|replica| self.validate(&key, replica))).await;
-                    return;
+                Answer::Is(..) | Answer::Swept(..) if kind.takes_away() => {
+                    return self.validate_everywhere(&keys).await;
                 }
-                (Answer::Unknown(_), _) if !self.shared.stopped() => {}
+                Answer::Unknown(_) if !self.shared.stopped() => {}
                 _ => return,
             }
         }
     }
 
+    /// Changes keys: all of one owner, or one.
+    async fn call(&self, kind: Kind, keys: &[Arc<Key>], place: usize, dice: &mut Dice) -> Op {
+        let (key, replica) = (&keys[0].made, dice.below(REPLICAS));
+        if kind != Kind::RevokeKeys {
+            return self.caller.ask(kind, key, replica).await;
+        }
+        // Sometimes the owner is given a key meanwhile, in the place of one that will be of no more use.
+        let another = dice.chance(40).then(|| self.replace(place, dice.below(REPLICAS)));
+        join(self.caller.revoke_keys(key.owner, replica), OptionFuture::from(another)).await.0
+    }
+
     /// Puts a new key in the place of one that is of no more use. Should it fail, it is tried again
     /// when the place is come upon again.
-    async fn replace(&self, place: usize, dice: &mut Dice) {
-        if let Some(new) = self.create(dice.below(REPLICAS)).await {
+    async fn replace(&self, place: usize, replica: usize) {
+        if let Some(new) = self.create(place, replica).await {
             self.keys.used.lock().unwrap()[place] = new;
         }
     }
 
+    async fn validate_everywhere(&self, keys: &[Arc<Key>]) {
+        let everywhere = keys.iter().flat_map(|key| (0..REPLICAS).map(|replica| self.validate(key, replica)));
+        join_all(everywhere).await;
+    }
+
     async fn validate(&self, key: &Key, replica: usize) -> Answer {
-        let op = self.ask(Kind::Validate, key, replica).await;
+        let op = self.caller.ask(Kind::Validate, &key.made, replica).await;
         let answer = op.answer.clone();
         key.remember(&op);
         self.shared.record(op);
         answer
     }
 
-    async fn create(&self, replica: usize) -> Option<Arc<Key>> {
+    /// Makes a key for the owner whose turn it is in this place.
+    async fn create(&self, place: usize, replica: usize) -> Option<Arc<Key>> {
         let number = self.keys.next.fetch_add(1, Ordering::SeqCst);
-        let owner = v1::Owner {
-            kind: v1::OwnerKind::User.into(),
-            id: format!("owner-{}", number % 64),
-            display_name: String::new(),
-        };
-        let request = v1::CreateKeyRequest { realm: "acme".to_owned(), owner: Some(owner), ..Default::default() };
-        let mut stub = self.stub(replica);
-        let start = self.shared.now();
-        let answered = bounded(stub.create_key(self.request(request))).await;
-        let end = self.shared.now();
-        let (answer, made) = match answered {
-            Ok(v1::CreateKeyResponse { key: Some(key), api_key }) => (of_status(&key), Some((key.id, api_key))),
-            Ok(_) => (Answer::Wrong("no key".to_owned()), None),
-            Err(status) => (of_error(&status), None),
-        };
-        self.shared.record(Op { key: number, kind: Kind::Create, replica, start, end, answer });
-        let (id, text) = made?;
-        let key = Arc::new(Key { number, id, text, life: Mutex::default() });
+        let (op, made) = self.caller.create(number, self.keys.owner_in(place), replica).await;
+        self.shared.record(op);
+        let key = Arc::new(Key { made: made?, life: Mutex::default() });
         self.keys.all.lock().unwrap().push(Arc::clone(&key));
         Some(key)
     }
+}
 
-    /// Makes a call about a key that there is.
-    async fn ask(&self, kind: Kind, key: &Key, replica: usize) -> Op {
-        let mut stub = self.stub(replica);
-        let id = key.id.clone();
-        let start = self.shared.now();
-        let answered = match kind {
-            Kind::Validate | Kind::FinalValidate => {
-                let request = v1::ValidateKeyRequest { api_key: key.text.clone(), ..Default::default() };
-                bounded(stub.validate_key(self.request(request))).await.map(|answer| of_outcome(&answer))
-            }
-            Kind::FinalGet => {
-                let request = self.request(v1::GetKeyRequest { id });
-                bounded(stub.get_key(request)).await.map(|answer| of_key(answer.key.as_ref()))
-            }
-            Kind::Suspend => {
-                let request = self.request(v1::SuspendKeyRequest { id, ..Default::default() });
-                bounded(stub.suspend_key(request)).await.map(|answer| of_key(answer.key.as_ref()))
-            }
-            Kind::Resume => {
-                let request = self.request(v1::ResumeKeyRequest { id, ..Default::default() });
-                bounded(stub.resume_key(request)).await.map(|answer| of_key(answer.key.as_ref()))
-            }
-            Kind::Revoke => {
-                let request = self.request(v1::RevokeKeyRequest { id, ..Default::default() });
-                bounded(stub.revoke_key(request)).await.map(|answer| of_key(answer.key.as_ref()))
-            }
-            Kind::Create => panic!("there is a key already"),
-        };
-        let end = self.shared.now();
-        let answer = answered.unwrap_or_else(|status| of_error(&status));
-        Op { key: key.number, kind, replica, start, end, answer }
+impl Default for Keys {
+    fn default() -> Self {
+        let made = array::from_fn(|_| AtomicU32::default());
+        Self { used: Mutex::default(), all: Mutex::default(), next: AtomicU32::default(), made }
+    }
+}
+
+impl Keys {
+    /// The keys in use of an owner.
+    fn of(&self, owner: u32) -> Vec<Arc<Key>> {
+        self.used.lock().unwrap().iter().filter(|key| key.made.owner == owner).map(Arc::clone).collect()
     }
 
-    /// Where the replica is now.
-    fn stub(&self, replica: usize) -> KeyServiceClient<Channel> {
-        let address = self.shared.address(replica);
-        let mut stub = self.stubs[replica].lock().unwrap();
-        match &*stub {
-            Some((of, stub)) if *of == address => stub.clone(),
-            _ => {
-                let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-                let new = KeyServiceClient::new(endpoint.connect_timeout(DEADLINE).connect_lazy());
-                *stub = Some((address, new.clone()));
-                new
-            }
-        }
+    /// Whose the next key in this place is. What nobody changes has an owner of its own.
+    fn owner_in(&self, place: usize) -> u32 {
+        let turn = if place < UNTOUCHED { 0 } else { 1 + place % (OWNERS - 1) };
+        let before = self.made[turn].fetch_add(1, Ordering::SeqCst) / KEYS_OF_OWNER;
+        u32::try_from(turn + OWNERS * before as usize).unwrap()
     }
+}
 
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.set_timeout(DEADLINE);
-        request.metadata_mut().insert("authorization", format!("Bearer {}", self.shared.token).parse().unwrap());
-        request
+/// What to do with a key.
+fn choose(life: Life, dice: &mut Dice) -> Kind {
+    let chance = dice.below(100);
+    match life {
+        _ if chance < 5 => Kind::RevokeKeys,
+        Life { unsure: true, .. } => Kind::Revoke,
+        _ if chance < 15 => Kind::Revoke,
+        Life { suspended: true, .. } if chance < 70 => Kind::Resume,
+        Life { suspended: true, .. } => Kind::Suspend,
+        _ if chance < 75 => Kind::Suspend,
+        _ => Kind::Resume,
     }
 }
 
@@ -279,7 +247,7 @@ impl Key {
         let mut life = self.life.lock().unwrap();
         match (&op.answer, op.kind) {
             (Answer::Missing, _) => life.missing = true,
-            (Answer::Is(State::Revoked, _), Kind::Revoke) | (Answer::Ended, _) => {
+            (Answer::Is(State::Revoked, _), Kind::Revoke) | (Answer::Swept(..) | Answer::Ended, _) => {
                 life.revoked.get_or_insert(op.end);
             }
             (Answer::Is(_, _), Kind::Suspend) => life.suspended = true,
@@ -287,54 +255,5 @@ impl Key {
             (Answer::Unknown(_), Kind::Resume) => life.unsure = true,
             _ => {}
         }
-    }
-}
-
-async fn bounded<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    match tokio::time::timeout(DEADLINE + SLACK, call).await {
-        Ok(answered) => answered.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
-    }
-}
-
-fn of_key(key: Option<&v1::Key>) -> Answer {
-    key.map_or_else(|| Answer::Wrong("no key".to_owned()), of_status)
-}
-
-fn of_status(key: &v1::Key) -> Answer {
-    match key.status() {
-        KeyStatus::Active => Answer::Is(State::Active, key.version),
-        KeyStatus::Suspended => Answer::Is(State::Suspended, key.version),
-        KeyStatus::Revoked => Answer::Is(State::Revoked, key.version),
-        other => Answer::Wrong(other.as_str_name().to_owned()),
-    }
-}
-
-fn of_outcome(answer: &v1::ValidateKeyResponse) -> Answer {
-    let state = match answer.outcome() {
-        Outcome::Valid => State::Active,
-        Outcome::Suspended => State::Suspended,
-        Outcome::Revoked => State::Revoked,
-        Outcome::Unknown => return Answer::Missing,
-        other => return Answer::Wrong(other.as_str_name().to_owned()),
-    };
-    match &answer.key {
-        Some(key) if of_status(key) == Answer::Is(state, key.version) => Answer::Is(state, key.version),
-        key => Answer::Wrong(format!("{:?} with {key:?}", answer.outcome())),
-    }
-}
-
-/// What an error says of whether the call took effect: mostly nothing.
-fn of_error(status: &Status) -> Answer {
-    let reason = status.get_error_details().error_info().map(|info| info.reason.clone());
-    match (reason.as_deref(), status.code()) {
-        (Some("KEY_NOT_FOUND"), _) => Answer::Missing,
-        (Some("KEY_REVOKED"), _) => Answer::Ended,
-        // No reason: it is not from keyclasp, but from the channel.
-        (None, code) => Answer::Unknown(code),
-        (_, code @ (Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted)) => {
-            Answer::Unknown(code)
-        }
-        (Some(reason), code) => Answer::Wrong(format!("{code:?} {reason}: {}", status.message())),
     }
 }

@@ -40,8 +40,10 @@ pub(super) enum Effect {
 /// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Op {
-    /// Number of the key.
-    pub(super) key: u32,
+    /// Number of the key. None for RevokeKeys, which is about all keys of the owner.
+    pub(super) key: Option<u32>,
+    /// Number of the owner of the key, or of the keys.
+    pub(super) owner: u32,
     pub(super) kind: Kind,
     pub(super) replica: usize,
     /// Before it was sent.
@@ -59,6 +61,7 @@ pub(super) enum Kind {
     Suspend,
     Resume,
     Revoke,
+    RevokeKeys,
     /// GetKey, after everything was healed and nothing ran any more.
     FinalGet,
     /// ValidateKey, likewise.
@@ -70,6 +73,8 @@ pub(super) enum Kind {
 pub(super) enum Answer {
     /// It was done, and the key is so, in this version.
     Is(State, u64),
+    /// It was done: so many keys were revoked, and so many had ended before.
+    Swept(u64, u64),
     /// There is no such key.
     Missing,
     /// Nothing was done, because the key is revoked.
@@ -89,18 +94,42 @@ pub(super) enum State {
 }
 
 impl Kind {
-    /// Whether it changes the key.
+    /// Whether it changes a key.
     pub(super) fn changes(self) -> bool {
-        matches!(self, Self::Create | Self::Suspend | Self::Resume | Self::Revoke)
+        !matches!(self, Self::Validate | Self::FinalGet | Self::FinalValidate)
     }
 
-    /// What the key is once it is done.
-    pub(super) fn makes(self) -> Option<State> {
+    /// Whether it ends a key for ever.
+    pub(super) fn ends(self) -> bool {
+        matches!(self, Self::Revoke | Self::RevokeKeys)
+    }
+
+    /// Whether its OK promises that something is accepted no more.
+    pub(super) fn takes_away(self) -> bool {
+        self.ends() || self.undone_by().is_some()
+    }
+
+    /// What gives back what it takes away, if anything does.
+    pub(super) fn undone_by(self) -> Option<Self> {
+        (self == Self::Suspend).then_some(Self::Resume)
+    }
+
+    /// Whether it is what makes a key be so.
+    pub(super) fn causes(self, state: State) -> bool {
+        match state {
+            State::Active => true,
+            State::Suspended => self == Self::Suspend,
+            State::Revoked => self.ends(),
+        }
+    }
+
+    /// Whether a key may be so once it is done.
+    pub(super) fn leaves(self, state: State) -> bool {
         match self {
-            Self::Create | Self::Resume => Some(State::Active),
-            Self::Suspend => Some(State::Suspended),
-            Self::Revoke => Some(State::Revoked),
-            Self::Validate | Self::FinalGet | Self::FinalValidate => None,
+            Self::Create | Self::Resume => state == State::Active,
+            Self::Suspend => state == State::Suspended,
+            Self::Revoke | Self::RevokeKeys => state == State::Revoked,
+            Self::Validate | Self::FinalGet | Self::FinalValidate => true,
         }
     }
 }
@@ -114,6 +143,11 @@ impl Op {
         }
     }
 
+    /// Whether it was answered OK.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.answer, Answer::Is(..) | Answer::Swept(..))
+    }
+
     /// Whether it was answered before `later` began.
     pub(super) fn before(&self, later: &Self) -> bool {
         self.end < later.start
@@ -123,7 +157,7 @@ impl Op {
     /// no effect at all. A call whose outcome is unknown may take effect at any time to come.
     pub(super) fn effective_until(&self) -> Option<Duration> {
         match self.answer {
-            Answer::Is(..) => Some(self.end),
+            Answer::Is(..) | Answer::Swept(..) => Some(self.end),
             Answer::Unknown(_) | Answer::Wrong(_) => Some(Duration::MAX),
             Answer::Missing | Answer::Ended => None,
         }
@@ -136,7 +170,7 @@ impl Op {
             (Answer::Is(state, _), Kind::Validate | Kind::FinalValidate | Kind::FinalGet) => {
                 format!("{state:?}").to_lowercase()
             }
-            (Answer::Is(..), _) => "ok".to_owned(),
+            (Answer::Is(..) | Answer::Swept(..), _) => "ok".to_owned(),
             (Answer::Missing, _) => "missing".to_owned(),
             (Answer::Ended, _) => "refused".to_owned(),
             (Answer::Unknown(code), _) => format!("{code:?}"),
@@ -148,7 +182,9 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (start, end) = (self.start.as_secs_f64(), self.end.as_secs_f64());
-        write!(f, "{start:11.6} – {end:11.6}  key {} replica {} ", self.key, self.replica)?;
+        write!(f, "{start:11.6} – {end:11.6}  owner {} ", self.owner)?;
+        self.key.iter().try_for_each(|key| write!(f, "key {key} "))?;
+        write!(f, "replica {} ", self.replica)?;
         write!(f, "{:?}: {:?}", self.kind, self.answer)
     }
 }

@@ -4,6 +4,7 @@
 //! `KEYCLASP_LINEAR_SEED` repeats the choices of a run that failed (not its schedule, which is the
 //! operating system's), `KEYCLASP_LINEAR_SECONDS` makes it longer.
 
+mod calls;
 mod checker;
 mod clients;
 mod cluster;
@@ -109,6 +110,7 @@ fn run(topology: Topology) {
         (Kind::Suspend, "ok", 3),
         (Kind::Resume, "ok", 3),
         (Kind::Revoke, "ok", 5),
+        (Kind::RevokeKeys, "ok", 3),
     ] {
         assert!(report.count(kind, outcome) >= least, "too few: {kind:?} {outcome}; {report}");
     }

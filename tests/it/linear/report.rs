@@ -20,9 +20,15 @@ pub(super) struct Report {
     violations: usize,
     /// For each replica.
     replicas: Vec<Availability>,
-    /// How long RevokeKey took that was answered OK, sorted.
-    revokes: Vec<Duration>,
+    /// How long RevokeKey took that was answered OK.
+    revokes: Durations,
+    /// And RevokeKeys.
+    sweeps: Durations,
 }
+
+/// Durations, sorted.
+#[derive(Debug)]
+struct Durations(Vec<Duration>);
 
 #[derive(Debug)]
 struct Availability {
@@ -43,7 +49,8 @@ impl Report {
             faults: BTreeMap::new(),
             violations: violations.len(),
             replicas: (0..REPLICAS).map(|replica| Availability::of(replica, length, &history.ops)).collect(),
-            revokes: Vec::new(),
+            revokes: Durations::of(Kind::Revoke, &history.ops),
+            sweeps: Durations::of(Kind::RevokeKeys, &history.ops),
         };
         for op in &history.ops {
             *report.ops.entry((op.kind, op.outcome())).or_default() += 1;
@@ -51,9 +58,6 @@ impl Report {
         for fault in &history.faults {
             *report.faults.entry(fault.name).or_default() += 1;
         }
-        let revoked = history.ops.iter().filter(|op| op.kind == Kind::Revoke && op.seen().is_some());
-        report.revokes = revoked.map(|op| op.end.saturating_sub(op.start)).collect();
-        report.revokes.sort();
         report
     }
 
@@ -61,9 +65,25 @@ impl Report {
     pub(super) fn count(&self, kind: Kind, outcome: &str) -> usize {
         self.ops.get(&(kind, outcome.to_owned())).copied().unwrap_or_default()
     }
+}
+
+impl Durations {
+    fn of(kind: Kind, ops: &[Op]) -> Self {
+        let done = ops.iter().filter(|op| op.kind == kind && op.is_done());
+        let mut durations: Vec<_> = done.map(|op| op.end.saturating_sub(op.start)).collect();
+        durations.sort();
+        Self(durations)
+    }
 
     fn percentile(&self, percent: usize) -> Duration {
-        self.revokes.get(self.revokes.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+        self.0.get(self.0.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Durations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [half, most, all] = [50, 99, 100].map(|percent| self.percentile(percent).as_secs_f64() * 1000.0);
+        write!(f, "p50 {half:.1} ms, p99 {most:.1} ms, longest {all:.1} ms")
     }
 }
 
@@ -97,8 +117,8 @@ impl fmt::Display for Report {
         }
         writeln!(f, "\n{} faults:", self.faults.values().sum::<usize>())?;
         self.faults.iter().try_for_each(|(name, count)| writeln!(f, "  {name}: {count}"))?;
-        let [half, most, all] = [50, 99, 100].map(|percent| self.percentile(percent).as_secs_f64() * 1000.0);
-        writeln!(f, "RevokeKey until OK: p50 {half:.1} ms, p99 {most:.1} ms, longest {all:.1} ms")?;
+        writeln!(f, "RevokeKey until OK: {}", self.revokes)?;
+        writeln!(f, "RevokeKeys until OK: {}", self.sweeps)?;
         for (replica, Availability { longest, failed, all }) in self.replicas.iter().enumerate() {
             let share = 100.0 * *failed as f64 / (*all).max(1) as f64;
             let longest = longest.as_secs_f64();

@@ -17,8 +17,12 @@ use super::history::{Answer, Kind, Op, State};
 
 /// The realm of all keys.
 const REALM: &str = "acme";
-/// The deadline that each call names.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// From where all keys are presented.
+const HERE: &str = "192.0.2.1";
+/// Somewhere else.
+const ELSEWHERE: &str = "198.51.100.0/24";
+/// The deadline that calls name, most of them.
+pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 /// Beyond it, for the answer to arrive.
 const SLACK: Duration = Duration::from_millis(250);
 
@@ -65,12 +69,41 @@ impl Caller {
         (Op { key: Some(number), owner, kind: Kind::Create, replica, start, end, answer }, made)
     }
 
-    /// Ends all keys of an owner.
-    pub(super) async fn revoke_keys(&self, owner: u32, replica: usize) -> Op {
-        let request = v1::RevokeKeysRequest { realm: REALM.to_owned(), owner: Some(of(owner)), ..Default::default() };
+    /// Replaces a key by one that is called `number` here. The first call is what happened to the old key.
+    pub(super) async fn rotate(&self, key: &Made, number: u32, replica: usize) -> (Op, Option<(Op, Made)>) {
+        let request = v1::RotateKeyRequest { id: key.id.clone(), ..Default::default() };
         let mut stub = self.stub(replica);
         let start = self.shared.now();
-        let answered = bounded(stub.revoke_keys(self.request(request))).await;
+        let answered = bounded(stub.rotate_key(self.request(request))).await;
+        let end = self.shared.now();
+        let op = |made: &Made, kind, answer| Op {
+            key: Some(made.number),
+            owner: key.owner,
+            kind,
+            replica,
+            start,
+            end,
+            answer,
+        };
+        match answered {
+            Ok(v1::RotateKeyResponse { key: Some(new), api_key: text, old_key, .. }) => {
+                let made = Made { number, owner: key.owner, id: new.id.clone(), text };
+                let new = op(&made, Kind::Rotated, of_status(&new));
+                (op(key, Kind::Rotate, of_key(old_key.as_ref())), Some((new, made)))
+            }
+            Ok(_) => (op(key, Kind::Rotate, Answer::Wrong("no key".to_owned())), None),
+            Err(status) => (op(key, Kind::Rotate, of_error(&status)), None),
+        }
+    }
+
+    /// Ends all keys of an owner, by a call with this deadline.
+    pub(super) async fn revoke_keys(&self, owner: u32, deadline: Duration, replica: usize) -> Op {
+        let request = v1::RevokeKeysRequest { realm: REALM.to_owned(), owner: Some(of(owner)), ..Default::default() };
+        let mut request = self.request(request);
+        request.set_timeout(deadline);
+        let mut stub = self.stub(replica);
+        let start = self.shared.now();
+        let answered = bounded(stub.revoke_keys(request)).await;
         let end = self.shared.now();
         let answer = match answered {
             Ok(v1::RevokeKeysResponse { revoked, already_ended, .. }) => Answer::Swept(revoked, already_ended),
@@ -86,7 +119,8 @@ impl Caller {
         let start = self.shared.now();
         let answered = match kind {
             Kind::Validate | Kind::FinalValidate => {
-                let request = v1::ValidateKeyRequest { api_key: key.text.clone(), ..Default::default() };
+                let (api_key, source_address) = (key.text.clone(), HERE.to_owned());
+                let request = v1::ValidateKeyRequest { api_key, source_address, ..Default::default() };
                 bounded(stub.validate_key(self.request(request))).await.map(|answer| of_outcome(&answer))
             }
             Kind::FinalGet => {
@@ -105,7 +139,16 @@ impl Caller {
                 let request = self.request(v1::RevokeKeyRequest { id, ..Default::default() });
                 bounded(stub.revoke_key(request)).await.map(|answer| of_key(answer.key.as_ref()))
             }
-            Kind::Create | Kind::RevokeKeys => panic!("{kind:?} is not about a key that there is"),
+            Kind::Narrow | Kind::Widen => {
+                let allowed_cidrs = if kind == Kind::Narrow { vec![ELSEWHERE.to_owned()] } else { Vec::new() };
+                let mask = prost_types::FieldMask { paths: vec!["allowed_cidrs".to_owned()] };
+                let key = v1::Key { id, allowed_cidrs, ..Default::default() };
+                let request = self.request(v1::UpdateKeyRequest { key: Some(key), update_mask: Some(mask) });
+                bounded(stub.update_key(request)).await.map(|answer| of_key(answer.key.as_ref()))
+            }
+            Kind::Create | Kind::Rotated | Kind::Rotate | Kind::RevokeKeys => {
+                panic!("{kind:?} is not about a key that there is")
+            }
         };
         let end = self.shared.now();
         let answer = answered.unwrap_or_else(|status| of_error(&status));
@@ -153,6 +196,7 @@ fn of_key(key: Option<&v1::Key>) -> Answer {
 
 fn of_status(key: &v1::Key) -> Answer {
     match key.status() {
+        KeyStatus::Active if !key.allowed_cidrs.is_empty() => Answer::Is(State::Denied, key.version),
         KeyStatus::Active => Answer::Is(State::Active, key.version),
         KeyStatus::Suspended => Answer::Is(State::Suspended, key.version),
         KeyStatus::Revoked => Answer::Is(State::Revoked, key.version),
@@ -163,6 +207,7 @@ fn of_status(key: &v1::Key) -> Answer {
 fn of_outcome(answer: &v1::ValidateKeyResponse) -> Answer {
     let state = match answer.outcome() {
         Outcome::Valid => State::Active,
+        Outcome::AddressDenied => State::Denied,
         Outcome::Suspended => State::Suspended,
         Outcome::Revoked => State::Revoked,
         Outcome::Unknown => return Answer::Missing,

@@ -1,26 +1,31 @@
 //! The judge of a history. Pure: no time, no I/O.
 //!
-//! Each key is a register that is active, suspended or revoked, and absent before CreateKey. Its
-//! changes are linearizable: every change that was answered OK took effect at one moment between its
-//! start and its end, in the order of its versions; one whose outcome is unknown took effect once at
-//! some moment after its start, or never. RevokeKeys is a RevokeKey of each key of the owner, each at a moment of
-//! its own: of every key whose creation was answered before the call started; of one that was created later, while
-//! the call went on, it may be or not. What *takes away* (SuspendKey, RevokeKey, RevokeKeys) is fenced: when
-//! it is answered OK, no replica answers from an earlier version any more. What *gives* (CreateKey,
-//! ResumeKey) becomes visible some time after it was answered: until then, a key that was resumed may
-//! still be refused. Calls that overlap may be answered as before or as after. An answer carries the
-//! version that it was made from, so that the versions are the witness of the order: whether there is
-//! one that fits needs no search.
+//! Each key is a register that is active, denied (to the address that it is presented from), suspended or
+//! revoked, and absent before CreateKey. Its changes are linearizable: every change that was answered OK took
+//! effect at one moment between its start and its end, in the order of its versions; one whose outcome is unknown
+//! took effect once at some moment after its start, or never. What *takes away* (SuspendKey, an UpdateKey that
+//! narrows, RevokeKey, RevokeKeys, RotateKey) is fenced: when it is answered OK, no replica answers from an earlier
+//! version any more. What *gives* (CreateKey, ResumeKey, an UpdateKey that widens) becomes visible some time after
+//! it was answered: until then, a key that was resumed may still be refused. Calls that overlap may be answered as
+//! before or as after. An answer carries the version that it was made from, so that the versions are the witness of
+//! the order: whether there is one that fits needs no search.
+//!
+//! RevokeKeys is a RevokeKey of keys of one owner, each at a moment of its own: if it was answered OK, of every key
+//! whose creation was answered before it was started, and perhaps of those that were created before it was
+//! answered; else perhaps of any key of the owner, also of one that is created later. RotateKey, here always
+//! without grace, is a RevokeKey of the old key and the creation of another one, which begins as what the old one
+//! was.
 //!
 //! "Before" is: answered before the other one was started, on the one clock of all clients. A change
 //! *may be in effect* at a time if it was started before it and was answered OK or with an unknown
 //! outcome. The rules:
 //!
-//! 1. [`Rule::Revoked`]: a ValidateKey after a RevokeKey or RevokeKeys that was answered OK does not answer VALID,
-//!    and no SuspendKey or ResumeKey after it is answered OK.
+//! 1. [`Rule::Revoked`]: a ValidateKey after a RevokeKey, RevokeKeys or RotateKey that was answered OK does not answer
+//!    VALID, and no change after it but a RevokeKey is answered OK.
 //! 2. [`Rule::Suspended`]: a ValidateKey after a SuspendKey that was answered OK answers VALID only
 //!    because of a ResumeKey that may have taken effect after it: one that was not answered before the
-//!    SuspendKey started, and was started before the ValidateKey ended.
+//!    SuspendKey started, and was started before the ValidateKey ended. [`Rule::Narrowed`]: likewise of an UpdateKey
+//!    that narrows and one that widens.
 //! 3. [`Rule::Stale`]: a ValidateKey after a taking away in version n answers from version n or a
 //!    later one, and VALID from a later one only; after a key's end it answers REVOKED.
 //! 4. [`Rule::Lost`]: a key whose creation was answered is known, unless a fault that may lose records
@@ -28,11 +33,11 @@
 //!    a key that was made at the new primary may be unknown to a ValidateKey that starts within
 //!    [`VISIBLE`] of that: a lease of before the failover may go on for as long. It may not be unknown
 //!    to whoever wants to take it away.
-//! 5. [`Rule::Cause`]: no call is answered SUSPENDED, or REVOKED, before a SuspendKey, or a RevokeKey or RevokeKeys,
-//!    of this key was started.
+//! 5. [`Rule::Cause`]: no call is answered SUSPENDED, ADDRESS_DENIED or REVOKED before a call that makes this key so
+//!    was started; what RotateKey made may be so from the beginning.
 //! 6. [`Rule::Order`]: of two changes one after the other, both answered OK, the later one has the later
 //!    version (an equal one only where it may have found nothing to do), and no two that write have
-//!    the same. Each leaves the key as its name says.
+//!    the same. What has the same version is the same. Each leaves the key as its name says.
 //! 7. [`Rule::Converged`]: once everything is healed, all replicas and the store say the same of a key,
 //!    no version that was answered OK is lost, and what has the version of a change is as that left it.
 //! 8. [`Rule::Wrong`]: no answer is one that these calls never get: another outcome, an internal error.
@@ -54,6 +59,7 @@ const VISIBLE: Duration = Duration::from_millis(500);
 pub(super) enum Rule {
     Revoked,
     Suspended,
+    Narrowed,
     Stale,
     Lost,
     Cause,
@@ -99,9 +105,9 @@ struct Register<'a> {
 
 impl<'a> Register<'a> {
     fn of(ops: &[&'a Op], sweeps: &[&'a Op], faults: &'a [Fault]) -> Self {
-        let create = ops.iter().copied().find(|op| op.kind == Kind::Create);
+        let create = ops.iter().copied().find(|op| op.kind.makes());
         let may_include = |sweep: &&Op| !sweep.is_done() || create.is_none_or(|create| !sweep.before(create));
-        let changes = ops.iter().copied().filter(|op| op.kind.changes() && op.kind != Kind::Create);
+        let changes = ops.iter().copied().filter(|op| op.kind.changes() && !op.kind.makes());
         let mut changes: Vec<_> = changes.chain(sweeps.iter().copied().filter(may_include)).collect();
         changes.sort_by_key(|op| op.end);
         Self { faults, create, changes }
@@ -159,7 +165,10 @@ impl<'a> Register<'a> {
             let of = taken.seen().map_or(0, |(_, version)| version);
             let rule = match taken.kind.undone_by() {
                 None if valid => Rule::Revoked,
-                Some(by) if valid && !self.may_be_undone(taken, by, op) => Rule::Suspended,
+                Some(by) if valid && !self.may_be_undone(taken, by, op) => match taken.kind {
+                    Kind::Narrow => Rule::Narrowed,
+                    _ => Rule::Suspended,
+                },
                 _ if version < of || (valid && version == of) => Rule::Stale,
                 None if state != State::Revoked => Rule::Stale,
                 _ => continue,
@@ -199,7 +208,13 @@ impl<'a> Register<'a> {
         };
         let may_cause =
             |change: &Op| change.kind.causes(state) && change.start <= op.end && change.effective_until().is_some();
-        state == State::Active || op.kind.causes(state) || self.changes.iter().any(|change| may_cause(change))
+        // Who is suspended may be denied too.
+        let made = self.create.filter(|create| create.kind == Kind::Rotated).and_then(Op::seen);
+        let made_so = made.is_some_and(|(made, _)| made == state || (made, state) == (State::Suspended, State::Denied));
+        state == State::Active
+            || op.kind.causes(state)
+            || made_so
+            || self.changes.iter().any(|change| may_cause(change))
     }
 
     /// Rule 6.
@@ -208,17 +223,15 @@ impl<'a> Register<'a> {
             .create
             .into_iter()
             .chain(self.changes.iter().copied())
-            .filter_map(|op| op.seen().map(|(_, version)| (op, version)))
+            .filter_map(|op| op.seen().map(|(state, version)| (op, state, version)))
             .collect();
-        // A ResumeKey may find that the key is active, and writes nothing.
-        let writes = |op: &Op| op.kind != Kind::Resume;
-        for (at, &(later, version)) in done.iter().enumerate() {
-            let bad = done[..at].iter().find(|&&(earlier, other)| {
-                let advances = writes(later) || earlier.kind == Kind::Suspend;
-                (earlier.before(later) && (version < other || (advances && version == other)))
-                    || (writes(earlier) && writes(later) && version == other)
+        for (at, &(later, state, version)) in done.iter().enumerate() {
+            let bad = done[..at].iter().find(|&&(earlier, before, other)| {
+                let (first, writes) = (earlier.before(later), later.kind.always_writes());
+                (first && version < other)
+                    || (version == other && (state != before || (writes && (first || earlier.kind.always_writes()))))
             });
-            if let Some((earlier, _)) = bad {
+            if let Some((earlier, ..)) = bad {
                 broken(Rule::Order, Some(earlier), later);
             }
         }

@@ -6,6 +6,7 @@ use tonic::Code;
 use super::*;
 
 const ACTIVE: State = State::Active;
+const DENIED: State = State::Denied;
 const SUSPENDED: State = State::Suspended;
 const REVOKED: State = State::Revoked;
 
@@ -186,6 +187,56 @@ fn a_suspended_key_is_refused_until_it_may_be_resumed() {
 }
 
 #[test]
+fn a_key_that_was_narrowed_is_refused_until_it_may_be_widened() {
+    let narrow = || is(Kind::Narrow, 100, 200, DENIED, 2);
+    accepts(vec![narrow(), validated(201, 210, DENIED, 2)]);
+    accepts(vec![narrow(), validated(150, 210, ACTIVE, 1)]);
+    accepts(vec![unknown(Kind::Narrow, 100, 200), validated(201, 210, ACTIVE, 1), validated(211, 212, DENIED, 2)]);
+    rejects(Rule::Narrowed, vec![narrow(), validated(201, 210, ACTIVE, 1)]);
+    rejects(Rule::Cause, vec![narrow(), validated(50, 60, DENIED, 2)]);
+    let widen = || is(Kind::Widen, 300, 400, ACTIVE, 3);
+    accepts(vec![narrow(), widen(), validated(401, 410, DENIED, 2), validated(402, 410, ACTIVE, 3)]);
+    accepts(vec![narrow(), widen(), validated(250, 310, ACTIVE, 3)]);
+    rejects(Rule::Narrowed, vec![narrow(), widen(), validated(250, 290, ACTIVE, 3)]);
+    accepts(vec![unknown(Kind::Widen, 20, 30), narrow(), validated(901, 910, ACTIVE, 3)]);
+    // To resume is not to widen, and a suspension hides that a key was narrowed.
+    let resume = || is(Kind::Resume, 300, 400, DENIED, 4);
+    let suspend = || is(Kind::Suspend, 210, 290, SUSPENDED, 3);
+    accepts(vec![narrow(), suspend(), resume(), validated(401, 410, SUSPENDED, 3), validated(402, 410, DENIED, 4)]);
+    rejects(Rule::Narrowed, vec![narrow(), suspend(), resume(), validated(401, 410, ACTIVE, 4)]);
+    rejects(Rule::Suspended, vec![suspend(), is(Kind::Widen, 300, 400, SUSPENDED, 4), validated(401, 410, ACTIVE, 4)]);
+    // Where it is so already nothing is written; but what has the same version is the same.
+    accepts(vec![narrow(), is(Kind::Narrow, 210, 220, DENIED, 2)]);
+    rejects(Rule::Order, vec![narrow(), is(Kind::Widen, 210, 220, ACTIVE, 2)]);
+    rejects(Rule::Order, vec![narrow(), is(Kind::Widen, 150, 220, ACTIVE, 2)]);
+    rejects(Rule::Wrong, vec![is(Kind::Widen, 210, 220, DENIED, 2), unknown(Kind::Narrow, 20, 30)]);
+}
+
+#[test]
+fn a_key_that_was_rotated_is_never_valid_again_and_what_it_became_is_a_key() {
+    let rotate = || is(Kind::Rotate, 100, 200, REVOKED, 2);
+    let new = |op: Op| Op { key: Some(2), ..op };
+    let rotated = |state| new(is(Kind::Rotated, 100, 200, state, 1));
+    accepts(vec![rotate(), validated(150, 210, ACTIVE, 1), validated(201, 210, REVOKED, 2)]);
+    accepts(vec![unknown(Kind::Rotate, 100, 200), validated(201, 210, ACTIVE, 1), validated(211, 220, REVOKED, 2)]);
+    rejects(Rule::Revoked, vec![rotate(), validated(201, 210, ACTIVE, 1)]);
+    rejects(Rule::Revoked, vec![rotate(), is(Kind::Rotate, 300, 310, REVOKED, 3)]);
+    // Of the new one nothing is taken away, but what was taken from the old one.
+    accepts(vec![rotate(), rotated(ACTIVE), new(validated(201, 210, ACTIVE, 1))]);
+    rejects(Rule::Lost, vec![rotate(), rotated(ACTIVE), new(op(Kind::Validate, 201, 210, Answer::Missing))]);
+    rejects(Rule::Cause, vec![rotate(), rotated(ACTIVE), new(validated(201, 210, REVOKED, 2))]);
+    for state in [SUSPENDED, DENIED] {
+        accepts(vec![rotate(), rotated(state), new(validated(201, 210, state, 1))]);
+        rejects(Rule::Cause, vec![rotate(), rotated(ACTIVE), new(validated(201, 210, state, 1))]);
+    }
+    let resumed = new(is(Kind::Resume, 300, 310, DENIED, 2));
+    accepts(vec![rotate(), rotated(SUSPENDED), resumed, new(validated(400, 410, DENIED, 2))]);
+    // And it ends with the others of its owner.
+    let swept = Op { key: None, ..op(Kind::RevokeKeys, 300, 400, Answer::Swept(1, 1)) };
+    rejects(Rule::Revoked, vec![rotate(), rotated(ACTIVE), swept, new(validated(401, 410, ACTIVE, 1))]);
+}
+
+#[test]
 fn a_resume_explains_nothing_before_it_in_the_order_of_versions() {
     // The resume overlaps both suspensions, but it was the one between them.
     let ops = |answer| {
@@ -308,7 +359,7 @@ fn in_the_end_all_agree() {
 #[test]
 fn an_answer_that_nobody_gets() {
     rejects(Rule::Wrong, vec![op(Kind::Validate, 20, 30, Answer::Wrong("OUTCOME_MALFORMED".to_owned()))]);
-    rejects(Rule::Wrong, vec![is(Kind::Resume, 20, 30, SUSPENDED, 1), unknown(Kind::Suspend, 12, 13)]);
+    rejects(Rule::Wrong, vec![is(Kind::Resume, 20, 30, SUSPENDED, 2), unknown(Kind::Suspend, 12, 13)]);
 }
 
 #[test]

@@ -1,30 +1,30 @@
 //! The clients of a run: some validate all the time, some change keys and then look everywhere
 //! whether the change is seen. Each call has a deadline and is recorded with what was answered.
 
-use std::array;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{array, slice};
 
-use futures_util::future::{OptionFuture, join, join_all};
+use futures_util::future::{OptionFuture, join_all, join3};
 use futures_util::stream::{self, StreamExt as _};
 
-use super::calls::{Caller, Made};
+use super::calls::{Caller, DEADLINE, Made};
 use super::cluster::{REPLICAS, Shared};
 use super::dice::Dice;
-use super::history::{Answer, Kind, Op, State};
+use super::history::{Answer, Kind, Op};
 use crate::support::until;
 
 /// Keys in use at a time.
 const KEYS: usize = 16;
 /// How many of them nobody changes.
 const UNTOUCHED: usize = 3;
-/// How many owners have keys in use at a time, as a rule: that of those, and three whose keys are changed.
+/// How many owners are given keys at a time: one for those that nobody changes, and three.
 const OWNERS: usize = 4;
 /// Keys that an owner is given before another one takes his turn. Each RevokeKeys reads them all.
 const KEYS_OF_OWNER: u32 = 16;
 /// How long a revoked key stays in use.
-const AFTERLIFE: Duration = Duration::from_millis(1500);
+const AFTERLIFE: Duration = Duration::from_secs(1);
 /// How often a change of unknown outcome is repeated.
 const REPEATS: usize = 3;
 /// How long the final answers may take to agree.
@@ -51,8 +51,9 @@ struct Key {
 #[derive(Debug, Clone, Copy, Default)]
 struct Life {
     suspended: bool,
-    /// A resume of unknown outcome may take effect at any time: nothing can be said of whether the
-    /// key is suspended any more, and all that is left to do is to revoke it.
+    denied: bool,
+    /// What gives something back, of unknown outcome, may take effect at any time: nothing can be said of
+    /// whether the key has it any more, and all that is left to do is to revoke it.
     unsure: bool,
     revoked: Option<Duration>,
     missing: bool,
@@ -129,50 +130,83 @@ impl Client {
 
     async fn change(&self, dice: &mut Dice) {
         let (place, key) = self.pick(dice);
-        let life = *key.life.lock().unwrap();
-        if life.revoked.is_some_and(|at| at + AFTERLIFE < self.shared.now()) {
-            return self.replace(place, dice.below(REPLICAS)).await;
-        }
-        // After FLUSHALL all are missing; a few of them tell as much as all.
-        let missing = |key: &Arc<Key>| key.life.lock().unwrap().missing;
-        let place_of_missing = self.keys.used.lock().unwrap().iter().position(missing);
-        if let Some(place) = place_of_missing {
+        // Half the time: where nothing can be made, something may yet be taken away. After FLUSHALL all are
+        // missing; a few of them tell as much as all.
+        let now = self.shared.now();
+        let of_no_use = |key: &Arc<Key>| key.life.lock().unwrap().is_of_no_use(now);
+        let old = self.keys.used.lock().unwrap().iter().position(of_no_use);
+        if let Some(place) = old.filter(|_| dice.chance(50)) {
             return self.replace(place, dice.below(REPLICAS)).await;
         }
         if place < UNTOUCHED {
             return;
         }
-        let kind = choose(life, dice);
-        let keys = if kind == Kind::RevokeKeys { self.keys.of(key.made.owner) } else { vec![key] };
-        if kind == Kind::RevokeKeys {
-            // What is in the memory of all has to go from there.
-            self.validate_everywhere(&keys).await;
-        }
-        for _ in 0..=REPEATS {
-            let op = self.call(kind, &keys, place, dice).await;
-            let answer = op.answer.clone();
-            keys.iter().for_each(|key| key.remember(&op));
-            self.shared.record(op);
-            match answer {
-                // What promises most is looked at closest: everywhere, at once.
-                Answer::Is(..) | Answer::Swept(..) if kind.takes_away() => {
-                    return self.validate_everywhere(&keys).await;
+        let life = *key.life.lock().unwrap();
+        match choose(life, dice) {
+            Kind::RevokeKeys => self.sweep(place, &key, dice).await,
+            Kind::Rotate => {
+                self.validate_everywhere(slice::from_ref(&key)).await;
+                if let Some(new) = self.rotate(&key, dice).await {
+                    self.validate_everywhere(&[key, Arc::clone(&new)]).await;
+                    self.keys.used.lock().unwrap()[place] = new;
                 }
-                Answer::Unknown(_) if !self.shared.stopped() => {}
-                _ => return,
+            }
+            kind => self.repeat(kind, &key, slice::from_ref(&key), dice).await,
+        }
+    }
+
+    /// Ends all keys of the owner of a key.
+    async fn sweep(&self, place: usize, key: &Arc<Key>, dice: &mut Dice) {
+        let keys = self.keys.beside(key);
+        // What is in the memory of all has to go from there.
+        self.validate_everywhere(&keys).await;
+        // Sometimes the owner is given a key meanwhile, in the place of one that will be of no more use; and sometimes
+        // another call does the same, so that each may find that the other one has done it.
+        let another = dice.chance(40).then(|| self.replace(place, dice.below(REPLICAS)));
+        let mut others = dice.chance(40).then(|| Dice::of(dice.next(), "the other one"));
+        let second = others.as_mut().map(|dice| self.repeat(Kind::RevokeKeys, key, &keys, dice));
+        let first = self.repeat(Kind::RevokeKeys, key, &keys, dice);
+        join3(first, OptionFuture::from(second), OptionFuture::from(another)).await;
+    }
+
+    /// Makes a change, again where its outcome is unknown. `changes`: the keys that it is for, `key` among them.
+    async fn repeat(&self, kind: Kind, key: &Key, changes: &[Arc<Key>], dice: &mut Dice) {
+        for _ in 0..=REPEATS {
+            let replica = dice.below(REPLICAS);
+            let op = match kind {
+                Kind::RevokeKeys => {
+                    // Who gives it too little time has to repeat it while some replica may not know of it yet.
+                    let deadline = if dice.chance(30) { dice.millis(10, 60) } else { DEADLINE };
+                    self.caller.revoke_keys(key.made.owner, deadline, replica).await
+                }
+                _ => self.caller.ask(kind, &key.made, replica).await,
+            };
+            let (done, unknown) = (op.is_done(), matches!(op.answer, Answer::Unknown(_)));
+            changes.iter().for_each(|key| key.remember(&op));
+            self.shared.record(op);
+            if done && kind.takes_away() {
+                // What promises most is looked at closest: everywhere, at once.
+                return self.validate_everywhere(changes).await;
+            }
+            if !unknown || self.shared.stopped() {
+                return;
             }
         }
     }
 
-    /// Changes keys: all of one owner, or one.
-    async fn call(&self, kind: Kind, keys: &[Arc<Key>], place: usize, dice: &mut Dice) -> Op {
-        let (key, replica) = (&keys[0].made, dice.below(REPLICAS));
-        if kind != Kind::RevokeKeys {
-            return self.caller.ask(kind, key, replica).await;
-        }
-        // Sometimes the owner is given a key meanwhile, in the place of one that will be of no more use.
-        let another = dice.chance(40).then(|| self.replace(place, dice.below(REPLICAS)));
-        join(self.caller.revoke_keys(key.owner, replica), OptionFuture::from(another)).await.0
+    /// Replaces a key. Where the outcome is unknown, its text is, too; and repeating it would tell nothing.
+    async fn rotate(&self, key: &Key, dice: &mut Dice) -> Option<Arc<Key>> {
+        let number = self.keys.next.fetch_add(1, Ordering::SeqCst);
+        let (op, new) = self.caller.rotate(&key.made, number, dice.below(REPLICAS)).await;
+        key.remember(&op);
+        self.shared.record(op);
+        let (op, made) = new?;
+        let new = self.keys.add(made);
+        // Suspended and denied, where the old one was.
+        let Life { suspended, denied, unsure, .. } = *key.life.lock().unwrap();
+        *new.life.lock().unwrap() = Life { suspended, denied, unsure, ..Life::default() };
+        self.shared.record(op);
+        Some(new)
     }
 
     /// Puts a new key in the place of one that is of no more use. Should it fail, it is tried again
@@ -201,9 +235,7 @@ impl Client {
         let number = self.keys.next.fetch_add(1, Ordering::SeqCst);
         let (op, made) = self.caller.create(number, self.keys.owner_in(place), replica).await;
         self.shared.record(op);
-        let key = Arc::new(Key { made: made?, life: Mutex::default() });
-        self.keys.all.lock().unwrap().push(Arc::clone(&key));
-        Some(key)
+        Some(self.keys.add(made?))
     }
 }
 
@@ -215,9 +247,18 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// The keys in use of an owner.
-    fn of(&self, owner: u32) -> Vec<Arc<Key>> {
-        self.used.lock().unwrap().iter().filter(|key| key.made.owner == owner).map(Arc::clone).collect()
+    /// A new key.
+    fn add(&self, made: Made) -> Arc<Key> {
+        let key = Arc::new(Key { made, life: Mutex::default() });
+        self.all.lock().unwrap().push(Arc::clone(&key));
+        key
+    }
+
+    /// A key, and what else is in use of its owner.
+    fn beside(&self, key: &Arc<Key>) -> Vec<Arc<Key>> {
+        let used = self.used.lock().unwrap();
+        let others = used.iter().filter(|other| other.made.owner == key.made.owner && !Arc::ptr_eq(other, key));
+        others.chain([key]).map(Arc::clone).collect()
     }
 
     /// Whose the next key in this place is. What nobody changes has an owner of its own.
@@ -230,15 +271,23 @@ impl Keys {
 
 /// What to do with a key.
 fn choose(life: Life, dice: &mut Dice) -> Kind {
-    let chance = dice.below(100);
-    match life {
-        _ if chance < 5 => Kind::RevokeKeys,
-        Life { unsure: true, .. } => Kind::Revoke,
-        _ if chance < 15 => Kind::Revoke,
-        Life { suspended: true, .. } if chance < 70 => Kind::Resume,
-        Life { suspended: true, .. } => Kind::Suspend,
-        _ if chance < 75 => Kind::Suspend,
-        _ => Kind::Resume,
+    match dice.below(100) {
+        ..8 => Kind::RevokeKeys,
+        8..18 => Kind::Revoke,
+        _ if life.unsure => Kind::Revoke,
+        18..30 => Kind::Rotate,
+        // What there is nothing to do for is a change as well.
+        30..58 if life.denied == dice.chance(80) => Kind::Widen,
+        30..58 => Kind::Narrow,
+        _ if life.suspended == dice.chance(80) => Kind::Resume,
+        _ => Kind::Suspend,
+    }
+}
+
+impl Life {
+    /// Whether another key should have the place of this one.
+    fn is_of_no_use(&self, now: Duration) -> bool {
+        self.missing || self.revoked.is_some_and(|at| at + AFTERLIFE < now)
     }
 }
 
@@ -247,12 +296,14 @@ impl Key {
         let mut life = self.life.lock().unwrap();
         match (&op.answer, op.kind) {
             (Answer::Missing, _) => life.missing = true,
-            (Answer::Is(State::Revoked, _), Kind::Revoke) | (Answer::Swept(..) | Answer::Ended, _) => {
+            (Answer::Is(..), Kind::Revoke | Kind::Rotate) | (Answer::Swept(..) | Answer::Ended, _) => {
                 life.revoked.get_or_insert(op.end);
             }
-            (Answer::Is(_, _), Kind::Suspend) => life.suspended = true,
-            (Answer::Is(_, _), Kind::Resume) => life.suspended = false,
-            (Answer::Unknown(_), Kind::Resume) => life.unsure = true,
+            (Answer::Is(..), Kind::Suspend) => life.suspended = true,
+            (Answer::Is(..), Kind::Resume) => life.suspended = false,
+            (Answer::Is(..), Kind::Narrow) => life.denied = true,
+            (Answer::Is(..), Kind::Widen) => life.denied = false,
+            (Answer::Unknown(_), Kind::Resume | Kind::Widen) => life.unsure = true,
             _ => {}
         }
     }

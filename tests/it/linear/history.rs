@@ -57,9 +57,17 @@ pub(super) struct Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Create,
+    /// The key that a RotateKey made. Part of that call.
+    Rotated,
     Validate,
     Suspend,
     Resume,
+    /// UpdateKey that allows an address only from which nobody asks.
+    Narrow,
+    /// UpdateKey that allows all addresses.
+    Widen,
+    /// RotateKey without grace, as it ends the old key.
+    Rotate,
     Revoke,
     RevokeKeys,
     /// GetKey, after everything was healed and nothing ran any more.
@@ -85,10 +93,13 @@ pub(super) enum Answer {
     Wrong(String),
 }
 
-/// What a key is.
+/// What a key is: the first of these that it is, from the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Active,
+    /// Not allowed from the address from which it is presented.
+    Denied,
+    /// Also where it is denied.
     Suspended,
     Revoked,
 }
@@ -99,9 +110,14 @@ impl Kind {
         !matches!(self, Self::Validate | Self::FinalGet | Self::FinalValidate)
     }
 
+    /// Whether it makes a key.
+    pub(super) fn makes(self) -> bool {
+        matches!(self, Self::Create | Self::Rotated)
+    }
+
     /// Whether it ends a key for ever.
     pub(super) fn ends(self) -> bool {
-        matches!(self, Self::Revoke | Self::RevokeKeys)
+        matches!(self, Self::Revoke | Self::RevokeKeys | Self::Rotate)
     }
 
     /// Whether its OK promises that something is accepted no more.
@@ -111,13 +127,23 @@ impl Kind {
 
     /// What gives back what it takes away, if anything does.
     pub(super) fn undone_by(self) -> Option<Self> {
-        (self == Self::Suspend).then_some(Self::Resume)
+        match self {
+            Self::Suspend => Some(Self::Resume),
+            Self::Narrow => Some(Self::Widen),
+            _ => None,
+        }
+    }
+
+    /// Whether it writes a new version even where the key is so already.
+    pub(super) fn always_writes(self) -> bool {
+        !matches!(self, Self::Resume | Self::Narrow | Self::Widen)
     }
 
     /// Whether it is what makes a key be so.
     pub(super) fn causes(self, state: State) -> bool {
         match state {
             State::Active => true,
+            State::Denied => self == Self::Narrow,
             State::Suspended => self == Self::Suspend,
             State::Revoked => self.ends(),
         }
@@ -126,9 +152,13 @@ impl Kind {
     /// Whether a key may be so once it is done.
     pub(super) fn leaves(self, state: State) -> bool {
         match self {
-            Self::Create | Self::Resume => state == State::Active,
+            Self::Create => state == State::Active,
+            Self::Resume => matches!(state, State::Active | State::Denied),
             Self::Suspend => state == State::Suspended,
-            Self::Revoke | Self::RevokeKeys => state == State::Revoked,
+            Self::Narrow => matches!(state, State::Denied | State::Suspended),
+            Self::Widen => matches!(state, State::Active | State::Suspended),
+            Self::Rotated => state != State::Revoked,
+            Self::Rotate | Self::Revoke | Self::RevokeKeys => state == State::Revoked,
             Self::Validate | Self::FinalGet | Self::FinalValidate => true,
         }
     }

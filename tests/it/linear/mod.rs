@@ -106,9 +106,11 @@ fn run(topology: Topology) {
     for (kind, outcome, least) in [
         (Kind::Validate, "valid", 200),
         (Kind::Validate, "suspended", 10),
+        (Kind::Validate, "denied", 10),
         (Kind::Validate, "revoked", 20),
         (Kind::Suspend, "ok", 3),
         (Kind::Resume, "ok", 3),
+        (Kind::Narrow, "ok", 3),
         (Kind::Revoke, "ok", 5),
         (Kind::RevokeKeys, "ok", 3),
     ] {

@@ -53,7 +53,10 @@ impl Report {
             sweeps: Durations::of(Kind::RevokeKeys, &history.ops),
         };
         for op in &history.ops {
-            *report.ops.entry((op.kind, op.outcome())).or_default() += 1;
+            // What RotateKey made is no call of its own.
+            if op.kind != Kind::Rotated {
+                *report.ops.entry((op.kind, op.outcome())).or_default() += 1;
+            }
         }
         for fault in &history.faults {
             *report.faults.entry(fault.name).or_default() += 1;

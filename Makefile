@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help test lint buf-breaking readme torture fuzz bench
+.PHONY: help test lint buf-breaking readme torture fuzz bench profile
 
 # Tools that scripts/setup.sh installs; cargo may be off PATH on a bare machine.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyclasp-tools
@@ -134,3 +134,11 @@ bench: ## Measure everything, write docs/BENCHMARKS.md (BENCH_ARGS=--quick: a lo
 	cargo build --release --locked
 	cargo build --release --locked --features bench --example load --example noop_stock --example allocations
 	"$${CARGO_TARGET_DIR:-target}/release/examples/load" run $(BENCH_ARGS)
+
+profile: ## Count the instructions of a call, write docs/PROFILE.md (needs valgrind)
+	@set -x
+	scripts/setup.sh
+	# rustix reads the vDSO itself, which valgrind does not show.
+	RUSTFLAGS='--cfg rustix_use_libc' cargo build --release --locked --features bench --target-dir "$${CARGO_TARGET_DIR:-target}/profile" \
+		--bin keyclasp --example load --example noop_stock --example allocations
+	"$${CARGO_TARGET_DIR:-target}/profile/release/examples/load" profile --write docs/PROFILE.md

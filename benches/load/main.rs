@@ -30,6 +30,7 @@ mod memory;
 mod noop;
 mod outage;
 mod process;
+mod profile;
 mod reads;
 mod remote;
 mod report;
@@ -60,6 +61,8 @@ struct Cli {
 enum Command {
     /// Measure everything.
     Run(Options),
+    /// Count the instructions of a call; needs valgrind.
+    Profile(Options),
     /// The reference: a no-op on keyclasp's runtime and allocator.
     Noop {
         /// Where it listens.
@@ -128,6 +131,19 @@ struct Options {
     /// Only these parts: compare, serial, redis, flood, memory, fleet, outage, cold, footprint.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+}
+
+impl Options {
+    /// Writes the page where it is wanted.
+    fn publish(&self, page: String) -> anyhow::Result<()> {
+        match &self.write {
+            Some(path) => std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display())),
+            None => {
+                println!("{page}");
+                Ok(())
+            }
+        }
+    }
 }
 
 /// How a run is done, and with what.
@@ -204,13 +220,12 @@ fn main() -> anyhow::Result<()> {
         Command::Run(options) => {
             let run = Run::new(&options)?;
             machine::pin(run.cores.client)?;
-            let page = runtime.block_on(measure(&run, &options.only))?;
-            match options.write {
-                Some(path) => {
-                    std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?
-                }
-                None => println!("{page}"),
-            }
+            options.publish(runtime.block_on(measure(&run, &options.only))?)?;
+        }
+        Command::Profile(options) => {
+            let run = Run::new(&options)?;
+            machine::pin(run.cores.client)?;
+            options.publish(runtime.block_on(profile::profile(&run))?)?;
         }
         Command::Noop { address, len } => runtime.block_on(async {
             let incoming = TcpIncoming::bind(address)?.with_nodelay(Some(true));

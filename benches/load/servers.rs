@@ -75,6 +75,8 @@ pub(crate) struct Home {
     ops: SocketAddr,
     program: PathBuf,
     settings: Vec<(String, String)>,
+    /// A tool that runs it, with its arguments.
+    under: Vec<String>,
 }
 
 impl Home {
@@ -101,7 +103,14 @@ impl Home {
         );
         std::fs::write(&config, std::fs::read_to_string(&config)? + &caller)?;
         let program = programs.keyclasp.clone();
-        Ok(Self { dir, address: free_address()?, ops: free_address()?, program, settings: Vec::new() })
+        Ok(Self {
+            dir,
+            address: free_address()?,
+            ops: free_address()?,
+            program,
+            settings: Vec::new(),
+            under: Vec::new(),
+        })
     }
 
     /// With more configuration: whole sections.
@@ -117,10 +126,22 @@ impl Home {
         self
     }
 
+    /// Runs under this tool.
+    pub(crate) fn under(mut self, tool: Vec<String>) -> Self {
+        self.under = tool;
+        self
+    }
+
     /// Where a further replica listens that has the same directory.
     pub(crate) fn beside(&self) -> anyhow::Result<Self> {
-        let (dir, program, settings) = (self.dir.clone(), self.program.clone(), self.settings.clone());
-        Ok(Self { dir, address: free_address()?, ops: free_address()?, program, settings })
+        Ok(Self {
+            dir: self.dir.clone(),
+            address: free_address()?,
+            ops: free_address()?,
+            program: self.program.clone(),
+            settings: self.settings.clone(),
+            under: self.under.clone(),
+        })
     }
 
     /// A client, and the token of the administrator.
@@ -144,8 +165,10 @@ impl Home {
 
     /// Starts the server; answers how long it took until it was ready.
     pub(crate) fn serve(&self, core: usize) -> anyhow::Result<(Server, Duration)> {
-        let mut process = Process::start(core, &self.program, &self.dir.join("log"), |command| {
-            command.arg("serve").arg("--config").arg(self.dir.join("keyclasp.toml"));
+        let mut words = self.under.iter().map(Path::new).chain([self.program.as_path()]);
+        let first = words.next().context("no program")?;
+        let mut process = Process::start(core, first, &self.dir.join("log"), |command| {
+            command.args(words).arg("serve").arg("--config").arg(self.dir.join("keyclasp.toml"));
             command.env("KEYCLASP_SERVER__LISTEN", self.address.to_string());
             command.env("KEYCLASP_SERVER__OPS_LISTEN", self.ops.to_string());
             command.envs(self.settings.iter().cloned());

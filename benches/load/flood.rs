@@ -10,7 +10,7 @@ use super::report::{Report, number, times};
 use super::servers::{Home, Material, Server};
 
 /// The outcome UNKNOWN.
-const UNKNOWN: u8 = 3;
+pub(crate) const UNKNOWN: u8 = 3;
 const STORE_CALLS: &str = "keyclasp_store_calls_total";
 const ARGON2_RUNS: &str = "keyclasp_argon2";
 

@@ -35,6 +35,7 @@ mod reads;
 mod remote;
 mod report;
 mod servers;
+mod train;
 mod wire;
 
 use compare::{Contender, Ratio};
@@ -43,6 +44,7 @@ use made::Mode;
 use memory::Many;
 use process::Scratch;
 use reads::Reads;
+use remote::{Build, Guided};
 use report::Report;
 use servers::{Home, Programs, Redis, reference};
 
@@ -63,6 +65,14 @@ enum Command {
     Run(Options),
     /// Count the instructions of a call; needs valgrind.
     Profile(Options),
+    /// A profile-guided build: each kind of call for a while, against a keyclasp that writes down where it goes.
+    Train {
+        /// That keyclasp.
+        keyclasp: PathBuf,
+        /// Where files are kept meanwhile.
+        #[arg(long, default_value = "target")]
+        scratch: PathBuf,
+    },
     /// The reference: a no-op on keyclasp's runtime and allocator.
     Noop {
         /// Where it listens.
@@ -131,6 +141,9 @@ struct Options {
     /// Only these parts: compare, serial, redis, flood, memory, fleet, outage, cold, footprint.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// A profile-guided build (`make release`), which is measured beside the plain one where Redis is read.
+    #[arg(long)]
+    guided: Option<PathBuf>,
 }
 
 impl Options {
@@ -150,6 +163,8 @@ impl Options {
 #[derive(Debug)]
 struct Run {
     programs: Programs,
+    /// With the profile-guided build.
+    guided: Option<Programs>,
     scratch: Scratch,
     cores: Cores,
     repetitions: usize,
@@ -176,8 +191,10 @@ impl Run {
     fn new(options: &Options) -> anyhow::Result<Self> {
         let (programs, scratch, cores) = (Programs::find()?, Scratch::new(&options.scratch)?, Cores::pick()?);
         let in_flight = options.in_flight.clone();
+        let guided = options.guided.as_deref().map(|keyclasp| programs.with(keyclasp)).transpose()?;
         let full = Self {
             programs,
+            guided,
             scratch,
             cores,
             repetitions: options.repetitions.max(1),
@@ -227,6 +244,11 @@ fn main() -> anyhow::Result<()> {
             machine::pin(run.cores.client)?;
             options.publish(runtime.block_on(profile::profile(&run))?)?;
         }
+        Command::Train { keyclasp, scratch } => {
+            let (programs, cores) = (Programs::beside()?.with(&keyclasp)?, Cores::pick()?);
+            machine::pin(cores.client)?;
+            runtime.block_on(train::train(&programs, &Scratch::new(&scratch)?, cores))?;
+        }
         Command::Noop { address, len } => runtime.block_on(async {
             let incoming = TcpIncoming::bind(address)?.with_nodelay(Some(true));
             Server::builder().add_service(noop::service(len)).serve_with_incoming(incoming).await?;
@@ -273,7 +295,11 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
     let (log, len) = (run.scratch.path("noop.log"), near_material.answer_len);
     let noop = reference(&run.programs.load, &["noop"], len, core, &log)?;
     let stock = reference(&run.programs.noop_stock, &[], len, core, &log)?;
-    let contenders = [
+    let guided = match &run.guided {
+        Some(programs) => Some(Guided::start(programs, run).await?),
+        None => None,
+    };
+    let mut contenders = vec![
         Contender { name: "no-op, same runtime", server: &noop, material: &near_material },
         Contender { name: "no-op, stock runtime", server: &stock, material: &near_material },
         Contender { name: IN_MEMORY, server: &near_server, material: &near_material },
@@ -281,6 +307,12 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         Contender { name: LEASED, server: &far_server, material: &far_material },
         Contender { name: FAR_READING, server: &far_reading_server, material: &far_reading_material },
     ];
+    let mut builds =
+        vec![Build { name: "plain", redis: &read_redis, server: &far_reading_server, material: &far_reading_material }];
+    if let Some(Guided { redis, server, material }) = &guided {
+        contenders.push(Contender { name: "keyclasp, Redis, reading, profile-guided", server, material });
+        builds.push(Build { name: "profile-guided", redis, server, material });
+    }
 
     if wanted("compare") {
         run.say("ValidateKey beside the references");
@@ -293,7 +325,7 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
     }
     if wanted("redis") {
         run.say("ValidateKey on Redis");
-        remote::reads(&read_redis, &far_reading_server, &far_reading_material, run, &mut report).await?;
+        remote::reads(&builds, run, &mut report).await?;
     }
     if wanted("flood") {
         run.say("forged keys");
@@ -303,6 +335,9 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         server.process.stop()?;
     }
     read_redis.process.stop()?;
+    if let Some(guided) = guided {
+        guided.stop()?;
+    }
     if wanted("memory") {
         run.say("the hit path alone, and many keys in memory");
         memory::memory(run, &mut report)?;
@@ -373,7 +408,9 @@ fn method(run: &Run) -> String {
         "\n## How it is measured
 
 `make bench` builds `target/release/keyclasp` and the harness in `benches/`, and runs it; it needs two
-cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works.
+cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works. All figures are of that
+plain build, but for those that say *profile-guided*: they are of the program that `make release` makes, and are
+there when the run had `--guided target/pgo/keyclasp`. No-ops are not built like that, so it is not judged by them.
 
 - Closed loop: a call is made when one is answered. {} repetitions of {} s each, after a warm-up of a fifth of
   that; within each repetition the servers take turns, and another one begins each time.

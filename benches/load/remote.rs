@@ -2,56 +2,102 @@
 
 use std::fmt::Write as _;
 
-use super::Run;
+use anyhow::Context as _;
+
 use super::compare::Contender;
 use super::drive::{Figures, median};
 use super::reads::Reads;
 use super::report::{Report, times};
-use super::servers::{Home, Material, Redis, Server};
+use super::servers::{Home, Material, Programs, Redis, Server};
+use super::{NO_MEMORY, Run};
 
-/// Measures at each placement and reports it; leaves all where they were.
-pub(crate) async fn reads(
-    redis: &Redis,
-    server: &Server,
-    material: &Material,
-    run: &Run,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let contender = Contender { name: "keyclasp, Redis, reading", server, material };
-    let ids = run.scratch.path("ids");
-    std::fs::write(&ids, material.ids.join("\n"))?;
+/// A keyclasp that reads its Redis for each call.
+#[derive(Debug)]
+pub(crate) struct Build<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) redis: &'a Redis,
+    pub(crate) server: &'a Server,
+    pub(crate) material: &'a Material,
+}
+
+/// The profile-guided build, without memory for records, and a Redis of its own.
+#[derive(Debug)]
+pub(crate) struct Guided {
+    pub(crate) redis: Redis,
+    pub(crate) server: Server,
+    pub(crate) material: Material,
+}
+
+impl Guided {
+    /// Starts both, where the other servers are.
+    pub(crate) async fn start(programs: &Programs, run: &Run) -> anyhow::Result<Self> {
+        let redis = Redis::start(&run.scratch, run.cores.client)?;
+        let home = Home::init(programs, &run.scratch, "redis-reading-guided", Some(&redis.url))?.with(NO_MEMORY)?;
+        let (server, _) = home.serve(run.cores.server)?;
+        let material = home.prepare(run.warm_keys).await?;
+        Ok(Self { redis, server, material })
+    }
+
+    /// SIGTERM for both, and their end.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.server.process.stop()?;
+        self.redis.process.stop()
+    }
+}
+
+/// Measures at each placement, the builds in turn, and reports it; leaves all where they were. The first one
+/// is the plain build.
+pub(crate) async fn reads(builds: &[Build<'_>], run: &Run, report: &mut Report) -> anyhow::Result<()> {
+    let ids = |build: &Build<'_>| run.scratch.path(&format!("ids-{}", build.name));
+    for build in builds {
+        std::fs::write(ids(build), build.material.ids.join("\n"))?;
+    }
     let (apart, here) = (run.cores.server, run.cores.client);
     let mut text = HEAD.to_owned();
     for (placement, keyclasp) in [
         ("keyclasp, client and Redis on one core", here),
         ("keyclasp on one core, client and Redis on the other", apart),
     ] {
-        server.process.move_to(keyclasp)?;
-        redis.process.move_to(here)?;
-        let (mut round_trips, mut figures) = (Vec::new(), Vec::new());
-        for _ in 0..run.repetitions {
-            round_trips.push(Reads::measure(&run.programs.load, keyclasp, &redis.url, &ids, run.reads)?);
-            figures.push(contender.measure(1, 1, run.measured).await?);
+        for build in builds {
+            build.server.process.move_to(keyclasp)?;
+            build.redis.process.move_to(here)?;
         }
-        let reads = |of: fn(&Reads) -> f64| median(round_trips.iter().map(of));
-        let calls = |of: fn(&Figures) -> f64| median(figures.iter().map(of));
-        let ratio = median(figures.iter().zip(&round_trips).map(|(call, read)| call.p50 / read.fenced));
-        writeln!(
-            text,
-            "| {placement} | {} | {} | {} (p99 {}) | {} (p99 {}) | {ratio:.2} |",
-            times(reads(|one| one.ping)),
-            times(reads(|one| one.get)),
-            times(reads(|one| one.fenced)),
-            times(reads(|one| one.fenced_p99)),
-            times(calls(|one| one.p50)),
-            times(calls(|one| one.p99)),
-        )?;
-        let what =
-            format!("ValidateKey that reads Redis, one in flight, against a fenced read's round trip ({placement})");
-        report.target(&what, "p50 ≤ 2 ×", format!("{ratio:.2} ×"), ratio <= 2.0);
+        let mut results: Vec<_> = builds.iter().map(|build| (build, Vec::new(), Vec::new())).collect();
+        for _ in 0..run.repetitions {
+            for (build, round_trips, figures) in &mut results {
+                let Build { name, redis, server, material } = **build;
+                let contender = Contender { name, server, material };
+                let reads = Reads::measure(&run.programs.load, keyclasp, &redis.url, &ids(build), run.reads)?;
+                round_trips.push(reads);
+                figures.push(contender.measure(1, 1, run.measured).await?);
+            }
+        }
+        for (build, round_trips, figures) in &results {
+            let reads = |of: fn(&Reads) -> f64| median(round_trips.iter().map(of));
+            let calls = |of: fn(&Figures) -> f64| median(figures.iter().map(of));
+            let ratio = median(figures.iter().zip(round_trips).map(|(call, read)| call.p50 / read.fenced));
+            writeln!(
+                text,
+                "| {placement} | {} | {} | {} | {} (p99 {}) | {} (p99 {}) | {ratio:.2} |",
+                build.name,
+                times(reads(|one| one.ping)),
+                times(reads(|one| one.get)),
+                times(reads(|one| one.fenced)),
+                times(reads(|one| one.fenced_p99)),
+                times(calls(|one| one.p50)),
+                times(calls(|one| one.p99)),
+            )?;
+            let what = format!(
+                "ValidateKey that reads Redis, one in flight, against a fenced read's round trip ({placement}; {} build)",
+                build.name
+            );
+            report.target(&what, "p50 ≤ 2 ×", format!("{ratio:.2} ×"), ratio <= 2.0);
+        }
     }
-    server.process.move_to(apart)?;
-    let version = redis.version()?;
+    for build in builds {
+        build.server.process.move_to(apart)?;
+    }
+    let version = builds.first().context("there is a plain build")?.redis.version()?;
     report.section(
         "ValidateKey that reads Redis",
         &format!("Redis {version} without persistence. {INTRODUCTION}"),
@@ -61,8 +107,8 @@ pub(crate) async fn reads(
 }
 
 const HEAD: &str = "\
-| placement | PING | GET of 220 B | fenced read | ValidateKey | p50 × fenced read |
-|---|---|---|---|---|---|
+| placement | build | PING | GET of 220 B | fenced read | ValidateKey | p50 × fenced read |
+|---|---|---|---|---|---|---|
 ";
 
 const INTRODUCTION: &str = "\
@@ -70,7 +116,8 @@ keyclasp without memory for records
 (`cache.memory_mib = 0`): each check of a key reads it. Round trips at p50, one call at a time. PING, GET and the fenced read (the store's own `get`: a script
 that asks whether the node is the primary and the shard the one that it was, then reads) are made by a
 process on keyclasp's core over one connection, as keyclasp makes them; ValidateKey by a client, so that it
-holds the client's own round trip as well. Argon2 does not run: each secret was seen before.";
+holds the client's own round trip as well. Argon2 does not run: each secret was seen before.
+The process that makes the reads alone is a plain build, whichever keyclasp stands beside it.";
 
 /// What differs between two states of the metrics.
 pub(crate) fn difference(home: &Home, prefix: &str, before: f64) -> anyhow::Result<f64> {

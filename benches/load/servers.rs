@@ -27,7 +27,7 @@ const VALIDATOR_TOKEN: &str = "bench-validator-0123456789abcdef0123456789abcdef0
 const SECRET_RANDOM: [u8; 32] = [7; 32];
 
 /// Where the programs are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) keyclasp: PathBuf,
     pub(crate) noop_stock: PathBuf,
@@ -37,16 +37,27 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Beside this program: `target/PROFILE/examples/load`.
-    pub(crate) fn find() -> anyhow::Result<Self> {
+    pub(crate) fn beside() -> anyhow::Result<Self> {
         let load = std::env::current_exe()?;
         let examples = load.parent().context("this program is in no directory")?;
         let keyclasp = examples.parent().context("this program is in no target directory")?.join("keyclasp");
-        let noop_stock = examples.join("noop_stock");
-        let allocations = examples.join("allocations");
-        for program in [&keyclasp, &noop_stock, &allocations] {
+        let (noop_stock, allocations) = (examples.join("noop_stock"), examples.join("allocations"));
+        Ok(Self { keyclasp, noop_stock, allocations, load })
+    }
+
+    /// Beside this program, and all there.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let programs = Self::beside()?;
+        for program in [&programs.keyclasp, &programs.noop_stock, &programs.allocations] {
             ensure!(program.exists(), "{} is missing; `make bench` builds all that is needed", program.display());
         }
-        Ok(Self { keyclasp, noop_stock, allocations, load })
+        Ok(programs)
+    }
+
+    /// These, but for another build of keyclasp.
+    pub(crate) fn with(&self, keyclasp: &Path) -> anyhow::Result<Self> {
+        ensure!(keyclasp.exists(), "{} is missing; `make release` builds it", keyclasp.display());
+        Ok(Self { keyclasp: std::path::absolute(keyclasp)?, ..self.clone() })
     }
 }
 

@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help test lint buf-breaking readme torture fuzz bench profile
+.PHONY: help test lint buf-breaking readme torture fuzz release bench profile
 
 # Tools that scripts/setup.sh installs; cargo may be off PATH on a bare machine.
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keyclasp-tools
@@ -124,6 +124,9 @@ fuzz: ## Fuzz the parser of key texts for a minute (FUZZ_SECONDS=…)
 	@set -x
 	scripts/setup.sh fuzz
 	RUSTC_BOOTSTRAP=1 cargo fuzz run key_text -- -max_total_time=$(FUZZ_SECONDS) -max_len=256
+
+release: ## Build target/pgo/keyclasp, optimised by a profile of its calls
+	@scripts/pgo.sh
 
 # What the harness is told.
 BENCH_ARGS ?= --write docs/BENCHMARKS.md

@@ -5,10 +5,12 @@
 #                             faketime, whose library gives a process another wall clock
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
+#   scripts/setup.sh release  for `make release`: a Redis server program, and the compiler's llvm-tools
 #
 # System packages come from apt. Tools come at fixed versions from crates.io and npm, into
 # $XDG_CACHE_HOME/keyclasp-tools/bin (~/.cache/keyclasp-tools/bin), which the Makefile puts on its
-# PATH: nothing in this repository, in ~/.cargo/bin or in npm's global directory changes.
+# PATH: nothing in this repository, in ~/.cargo/bin or in npm's global directory changes. llvm-tools are a
+# part of the compiler, at its version, and come from rustup.
 set -euo pipefail
 
 readonly CARGO_DENY=0.20.2
@@ -28,7 +30,11 @@ main() {
         buf_tool
         ;;
     fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
-    *) fail "unknown argument '$1'. Usage: scripts/setup.sh [ci | fuzz]" ;;
+    release)
+        redis
+        llvm_tools
+        ;;
+    *) fail "unknown argument '$1'. Usage: scripts/setup.sh [ci | fuzz | release]" ;;
     esac
 }
 
@@ -100,6 +106,19 @@ cargo_tool() {
     say "installing $name $version with cargo (a minute or two)"
     # Unoptimised: these tools run for a second, and build in half the time.
     cargo install --quiet --locked --debug --force --root "$tools" "$name@$version"
+}
+
+# llvm-profdata has to read what this compiler's programs write, so it is the compiler's own.
+llvm_tools() {
+    local dir
+    dir="$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin"
+    [[ ! -x "$dir/llvm-profdata" ]] || return 0
+    command -v rustup >/dev/null ||
+        fail "$dir has no llvm-profdata, and there is no rustup to install it with." \
+            "Install the llvm-tools of $(rustc --version) in the way of this system."
+    say "installing llvm-tools with rustup"
+    rustup --quiet component add llvm-tools </dev/null
+    [[ -x "$dir/llvm-profdata" ]] || fail "llvm-tools were installed, but $dir has no llvm-profdata."
 }
 
 # The one on PATH if it is the right version, else one of our own.

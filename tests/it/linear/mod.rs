@@ -49,7 +49,7 @@ fn primary_and_replica() {
 fn run(topology: Topology) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = setting("KEYCLASP_LINEAR_SEED").unwrap_or_else(|| u64::from_be_bytes(bytes(&OsEntropy).unwrap()));
-    let length = Duration::from_secs(setting("KEYCLASP_LINEAR_SECONDS").unwrap_or(20));
+    let length = Duration::from_secs(setting("KEYCLASP_LINEAR_SECONDS").unwrap_or(30));
     let title = format!("{topology:?}, KEYCLASP_LINEAR_SEED={seed}");
     println!("{title}: {length:?}");
 

@@ -22,8 +22,7 @@ main() {
     unset LLVM_PROFILE_FILE
 
     say "building keyclasp with counters"
-    # Counters are put in before link-time optimisation, which would only cost minutes here.
-    CARGO_PROFILE_RELEASE_LTO=off build "-Cprofile-generate=$work/raw" "$work/counting"
+    build "-Cprofile-generate=$work/raw" "$work/counting"
     say "building the load harness"
     cargo build --release --locked --features bench --example load
     say "training"

@@ -1,9 +1,10 @@
 //! Processes that are measured: started on a core, waited for, stopped by their id.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -12,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Longest that a process may take to come up or to end.
 const LIMIT: Duration = Duration::from_secs(60);
+const FIRST_PORT: u32 = 12_000;
+const PORTS: u32 = 20_000;
 
 /// A running process; killed when it is dropped.
 #[derive(Debug)]
@@ -123,9 +126,17 @@ impl Drop for Scratch {
     }
 }
 
-/// A loopback address that nobody listens on now.
+/// A loopback address that nobody listens on now, below the ports that the kernel gives to those who connect.
 pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS {
+        let place = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(FIRST_PORT + place)?));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port between {FIRST_PORT} and {} is free", FIRST_PORT + PORTS)
 }
 
 /// Whether somebody listens.

@@ -1,5 +1,5 @@
 //! Transcripts of the command line: each file in `tests/cmd` is run against a server of its own,
-//! on the embedded store and on Redis.
+//! on the embedded store and on a Redis of four shards.
 
 use std::path::Path;
 
@@ -32,7 +32,9 @@ macro_rules! transcripts {
             $(#[test]
             fn $on_redis() {
                 let redis = super::RedisServer::start();
-                super::transcript(stringify!($on_redis), || super::Keyclasp::set_up().store(&redis.url()));
+                super::transcript(stringify!($on_redis), || {
+                    super::Keyclasp::set_up().store(&redis.url()).env("KEYCLASP_STORE__SHARDS", "4")
+                });
             })*
         }
     };

@@ -19,6 +19,7 @@ mod requests;
 mod rpc;
 mod secrets;
 mod set_lease;
+mod shards;
 mod status;
 mod stopping;
 mod store_embedded;

@@ -6,6 +6,7 @@ mod access;
 mod cli_retry;
 mod cmd;
 mod codec;
+mod deadlines;
 mod fence;
 mod first_start;
 mod keyring;

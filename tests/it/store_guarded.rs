@@ -19,11 +19,12 @@ use prometheus_client::registry::Registry;
 
 use crate::support::TempDir;
 
-/// Answers `commit` with what it holds, after its clock moved on by 3 ms; every other verb hangs.
+/// Answers `commit` with what it holds, after its clock moved on by 3 ms, and hangs if that is nothing, as every
+/// other verb does.
 #[derive(Debug)]
 struct Scripted {
     clock: Arc<ManualClock>,
-    commit: Result<Outcome, StoreError>,
+    commit: Option<Result<Outcome, StoreError>>,
 }
 
 impl Scripted {
@@ -38,8 +39,9 @@ impl Store for Scripted {
         self.hang().await
     }
     async fn commit(&self, _: &Commit, _: Timestamp) -> Result<Outcome, StoreError> {
+        let Some(answer) = &self.commit else { return self.hang().await };
         self.clock.advance(Duration::from_millis(3));
-        self.commit.clone()
+        answer.clone()
     }
     async fn idempotency(&self, _: u8, _: [u8; 32], _: Timestamp) -> Result<Option<IdempotencyEntry>, StoreError> {
         self.hang().await
@@ -107,7 +109,7 @@ impl Leases for Scripted {
     }
 }
 
-fn guarded(commit: Result<Outcome, StoreError>) -> (Guarded, Arc<ManualClock>) {
+fn guarded(commit: Option<Result<Outcome, StoreError>>) -> (Guarded, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
     let store = Arc::new(Scripted { clock: clock.clone(), commit });
     (Guarded::new(store, clock.clone()).with_limit(Duration::from_millis(1)), clock)
@@ -123,13 +125,14 @@ fn metrics(guarded: &Guarded) -> String {
 
 #[tokio::test]
 async fn every_verb_is_given_up_and_named() {
-    let (store, clock) = guarded(Ok(Outcome::Conflict));
+    let (store, clock) = guarded(None);
     let (ada, now, pepper) = (holder("acme", "ada"), clock.now(), PepperId::parse("p1").unwrap());
     let audit = AuditQuery { shard: 0, after: None, newest_first: false, filter: AuditFilter::default(), limit: 1 };
     let (leases, member) = (store.leases().unwrap(), Member { id: MemberId([1; 16]), beat: 1, applied: 0 });
     let beat = Beat { member: member.id, number: 1, applied: None, confirmed: true };
     let errors = [
         ("get", store.get(ada.id(1), now).await.unwrap_err()),
+        ("commit", store.commit(&sample::create(&ada.record(1, now)), now).await.unwrap_err()),
         ("idempotency", store.idempotency(0, [0; 32], now).await.unwrap_err()),
         ("list", store.list(&ada.list(1), now).await.unwrap_err()),
         ("audit", store.audit(&audit).await.unwrap_err()),
@@ -152,7 +155,9 @@ async fn every_verb_is_given_up_and_named() {
         assert_eq!(*error, StoreError::Unavailable(format!("{verb} did not answer within 1ms")));
     }
     let metrics = metrics(&store);
-    for (verb, count) in [("get", 1), ("list", 1), ("peppers", 3), ("health", 1), ("beat", 1), ("barrier", 1)] {
+    for (verb, count) in
+        [("get", 1), ("commit", 1), ("list", 1), ("peppers", 3), ("health", 1), ("beat", 1), ("barrier", 1)]
+    {
         let line = format!("keyclasp_store_calls_total{{verb=\"{verb}\",result=\"unavailable\"}} {count}\n");
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
@@ -176,7 +181,7 @@ async fn every_result_is_counted_by_its_name() {
         ("misuse", Err(StoreError::Misuse("x".to_owned()))),
     ];
     for (name, answer) in cases {
-        let (store, clock) = guarded(answer.clone());
+        let (store, clock) = guarded(Some(answer.clone()));
         let commit = sample::create(&holder("acme", "ada").record(1, clock.now()));
         assert_eq!(store.commit(&commit, clock.now()).await, answer);
         let metrics = metrics(&store);
@@ -211,7 +216,7 @@ async fn a_closed_gate_lets_nothing_through_but_health() {
     assert!(matches!(guarded.get(id, now).await, Err(StoreError::Unavailable(_))));
 
     let clock = Arc::new(ManualClock::new(now));
-    let store = Arc::new(Scripted { clock: clock.clone(), commit: Ok(Outcome::Conflict) });
+    let store = Arc::new(Scripted { clock: clock.clone(), commit: None });
     let guarded = Guarded::new(store, clock).with_gate(gate);
     let leases = guarded.leases().unwrap();
     let answers = [leases.wake(&[(0, 0)], Duration::ZERO).await.map(drop), leases.members(0).await.map(drop)];

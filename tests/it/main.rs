@@ -7,6 +7,7 @@ mod cli_retry;
 mod cmd;
 mod codec;
 mod deadlines;
+mod every_method;
 mod fence;
 mod first_start;
 mod keyring;

@@ -114,6 +114,15 @@ fn a_store_that_must_be_refused_ends_the_process() {
 }
 
 #[test]
+fn a_part_that_dies_ends_the_process() {
+    // Each worker needs files of its own, so that one of so many finds none left; all else has started by then.
+    let few = Keyclasp::set_up().env("KEYCLASP_SERVER__WORKERS", "64").under(&["prlimit", "--nofile=64:64"]);
+    let (status, log) = few.start_refused();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(" listens on ") && log.contains("did not start"), "{log}");
+}
+
+#[test]
 fn replicas_with_different_peppers_do_not_share_a_store() {
     let redis = RedisServer::start();
     let first = Keyclasp::set_up().store(&redis.url()).start();

@@ -34,6 +34,8 @@ pub(crate) struct Keyclasp {
 pub(crate) struct Setup {
     dir: TempDir,
     env: Vec<(String, String)>,
+    /// What runs it.
+    under: Vec<String>,
     files: Files,
 }
 
@@ -56,7 +58,7 @@ impl Keyclasp {
 
     /// A server that is not started yet.
     pub(crate) fn set_up() -> Setup {
-        Setup { dir: TempDir::new(), env: Vec::new(), files: Files::Missing }
+        Setup { dir: TempDir::new(), env: Vec::new(), under: Vec::new(), files: Files::Missing }
     }
 
     /// Where gRPC and HTTP are.
@@ -117,6 +119,13 @@ impl Keyclasp {
         ended.unwrap_or_else(|| panic!("keyclasp still runs {STOP:?} after SIGTERM:\n{}", self.log()))
     }
 
+    /// The names of its threads that serve.
+    pub(crate) fn workers(&self) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("keyclasp-rpc")).collect()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
@@ -137,7 +146,7 @@ impl Keyclasp {
     /// What it was started from, once it has ended.
     pub(crate) fn into_setup(mut self) -> Setup {
         assert!(self.child.try_wait().unwrap().is_some(), "keyclasp still runs");
-        let empty = Setup { dir: TempDir::new(), env: Vec::new(), files: Files::Missing };
+        let empty = Setup { dir: TempDir::new(), env: Vec::new(), under: Vec::new(), files: Files::Missing };
         std::mem::replace(&mut self.setup, empty)
     }
 
@@ -192,6 +201,12 @@ impl Setup {
         self
     }
 
+    /// Run by a command that becomes it, such as `taskset -c 0`.
+    pub(crate) fn under(mut self, words: &[&str]) -> Self {
+        self.under = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// With more text at the end of keyclasp.toml.
     pub(crate) fn toml(self, text: &str) -> Self {
         let this = if self.files == Files::Missing { self.init(None) } else { self };
@@ -241,7 +256,14 @@ impl Setup {
         let this = if self.files == Files::Missing { self.init(None) } else { self };
         let before = this.log().len();
         let log = File::options().create(true).append(true).open(this.log_file()).unwrap();
-        let mut command = program();
+        let mut command = match this.under.split_first() {
+            None => program(),
+            Some((first, others)) => {
+                let mut command = without_settings(Command::new(first));
+                command.args(others).arg(PROGRAM);
+                command
+            }
+        };
         if this.files == Files::Made {
             command.env("KEYCLASP_CONFIG", this.dir().join("keyclasp.toml"));
         }
@@ -269,7 +291,10 @@ impl Setup {
 
 /// The program, knowing nothing of the settings and files of whoever runs the tests.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(PROGRAM);
+    without_settings(Command::new(PROGRAM))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("KEYCLASP_")) {
             command.env_remove(name);

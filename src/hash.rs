@@ -364,3 +364,23 @@ pub enum HashError {
     #[error("argon2 failed; its costs or this machine's memory do not allow it")]
     Argon2,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::OsEntropy;
+
+    #[test]
+    fn no_more_texts_are_remembered_than_there_is_room_for() {
+        let id = PepperId::parse("p1").unwrap();
+        let keyring = Keyring::new(vec![Pepper::new(id.clone(), &SecretBytes::new([7; PEPPER_LEN]))], &id).unwrap();
+        let hasher = Hasher::new(keyring, Argon2Profile::LIGHT, &OsEntropy).unwrap();
+        for number in 0..2 * SEEN as u128 {
+            let seen = Seen { text: TextDigest([1; 32]), stored: [2; 32] };
+            hasher.seen.insert(KeyId::from_bytes(number.to_be_bytes()), seen);
+        }
+        // The room is shared out evenly, and each share is rounded up.
+        let most = SEEN + SEEN / 100;
+        assert!((SEEN / 2..=most).contains(&hasher.seen.len()), "{} are remembered", hasher.seen.len());
+    }
+}

@@ -341,6 +341,16 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_wiped_when_they_are_dropped() {
+        fn wiped<T: ZeroizeOnDrop>(_: &T) {}
+        let key = render(&Prefix::default(), KeyId::from_bytes([1; 16]), &SecretBytes::new([2; 32]), [3; 8]);
+        // All that it holds.
+        let ApiKey(text) = &key;
+        wiped(text);
+        wiped(&key.parse().unwrap().random);
+    }
+
+    #[test]
     fn the_usual_key_has_86_characters() {
         let key = render(&Prefix::default(), KeyId::from_bytes([0xff; 16]), &SecretBytes::new([0xff; 32]), [0xff; 8]);
         assert_eq!(key.expose().len(), 86);

@@ -123,6 +123,17 @@ fn a_part_that_dies_ends_the_process() {
 }
 
 #[test]
+fn without_a_setting_it_has_a_worker_for_each_core_that_it_may_use() {
+    let allowed = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(Keyclasp::start().workers().len(), allowed);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let first = cores.trim().split([',', '-']).next().unwrap();
+    let server = Keyclasp::set_up().under(&["taskset", "--cpu-list", first]).start();
+    assert_eq!(server.workers(), ["keyclasp-rpc-0"]);
+}
+
+#[test]
 fn replicas_with_different_peppers_do_not_share_a_store() {
     let redis = RedisServer::start();
     let first = Keyclasp::set_up().store(&redis.url()).start();
@@ -179,6 +190,56 @@ fn a_flood_of_forged_keys_makes_no_store_call_and_no_argon2_run() {
     let flooded = counted();
     assert_eq!((flooded.0, flooded.1), (after.0, after.1), "{}", flooded.2);
     assert!(flooded.2.contains("keyclasp_validations_total{outcome=\"unknown\"} 200"), "{}", flooded.2);
+}
+
+#[test]
+fn without_records_in_memory_each_check_reads_and_argon2_still_runs_once() {
+    let server = Keyclasp::set_up().env("KEYCLASP_CACHE__MEMORY_MIB", "0").start();
+    let (address, token) = (server.listen(), server.token());
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    let counted = || {
+        let (_, metrics) = server.get("/metrics");
+        (store_calls(&metrics), series(&metrics, "keyclasp_argon2_runs_total"))
+    };
+    for _ in 0..3 {
+        let (_, made) = call(address, &token, "KeyService/CreateKey", &create);
+        let before = counted();
+        for _ in 0..10 {
+            let (_, checked) = call(address, &token, "KeyService/ValidateKey", &json!({"apiKey": made["apiKey"]}));
+            assert_eq!(checked["outcome"], "OUTCOME_VALID");
+        }
+        assert_eq!(counted(), (before.0 + 10, before.1 + 1));
+    }
+}
+
+#[test]
+fn in_json_each_line_of_the_log_is_an_object_with_the_fields_of_what_happened() {
+    let mut server = Keyclasp::set_up().env("KEYCLASP_LOG__FORMAT", "json").start();
+    let (address, token) = (server.listen(), server.token());
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    let (_, made) = call(address, &token, "KeyService/CreateKey", &create);
+    call(address, &token, "KeyService/RevokeKey", &json!({"id": made["key"]["id"]}));
+    server.terminate();
+    let log = server.log();
+    // Before it, on standard output, stands where it listens: that is for people.
+    let said = log.lines().skip_while(|line| !line.starts_with('{'));
+    let lines: Vec<serde_json::Value> = said
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}\n{log}")))
+        .collect();
+    for line in &lines {
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(line[field].is_string(), "{field} is missing in {line}");
+        }
+    }
+    let changes: Vec<_> = lines.iter().filter(|line| line["message"] == "key changed").collect();
+    assert_eq!(changes.len(), 2, "{log}");
+    for (change, (action, version)) in changes.iter().zip([("created", 1), ("revoked", 2)]) {
+        assert_eq!((change["level"].as_str(), change["action"].as_str()), (Some("INFO"), Some(action)), "{change}");
+        assert_eq!((&change["key"], &change["version"]), (&made["key"]["id"], &json!(version)), "{change}");
+        for (field, value) in [("realm", "acme"), ("owner", "u-1"), ("actor", "admin"), ("origin", "127.0.0.1")] {
+            assert_eq!(change[field], value, "{change}");
+        }
+    }
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! repeats is recognized.
 
 use keyclasp::clock::{Clock, SystemClock};
+use keyclasp::rpc::audit::Audit;
 use keyclasp::rpc::keys::Keys;
 use keyclasp::rpc::proto::v1;
+use keyclasp::rpc::proto::v1::audit_service_server::AuditService;
 use keyclasp::rpc::proto::v1::key_service_server::KeyService;
 use prost_types::{Duration, FieldMask, Timestamp};
 use tonic::{Code, Request, Status};
@@ -191,6 +193,18 @@ async fn each_wrong_field_of_the_other_requests_is_named() {
     }
     for size in [0, 1, 500] {
         assert!(keys.list_keys(with(&admin(), list(size, 0))).await.is_ok());
+    }
+    let audit = Audit::new(client.api.service.clone());
+    let events = |page_size| v1::ListEventsRequest { page_size, ..v1::ListEventsRequest::default() };
+    for size in [501, -1, i32::MIN, i32::MAX] {
+        assert_eq!(
+            fields(&audit.list_events(with(&admin(), events(size))).await.unwrap_err()),
+            ["page_size"],
+            "{size}"
+        );
+    }
+    for size in [0, 1, 500] {
+        assert!(audit.list_events(with(&admin(), events(size))).await.is_ok());
     }
     let rotate = |grace, ttl| v1::RotateKeyRequest {
         id: id.clone(),

@@ -126,9 +126,7 @@ impl Worker {
             let (gateway, header_timeout) = (gateway.clone(), self.limits.header_timeout);
             tasks.spawn(async move {
                 let Accepted { stream, peer, _counted } = accepted;
-                // Answers are small: without this each could wait 40 ms for the one before.
-                let _ = stream.set_nodelay(true);
-                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                let Ok(stream) = taken_over(stream) else { return };
                 let service = gateway.connection(peer.ip().to_canonical().to_string());
                 let io = TokioIo::new(Prompt::new(stream, header_timeout));
                 let connection = builder.serve_connection(io, service).into_owned();
@@ -167,6 +165,13 @@ impl Worker {
     }
 }
 
+/// Registers a connection with the runtime of this thread.
+fn taken_over(stream: std::net::TcpStream) -> std::io::Result<TcpStream> {
+    // Answers are small: without this each could wait 40 ms for the one before.
+    let _ = stream.set_nodelay(true);
+    TcpStream::from_std(stream)
+}
+
 /// Says that the worker has ended, also when it panics.
 struct LastWord {
     worker: usize,
@@ -184,6 +189,15 @@ impl Drop for LastWord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn answers_do_not_wait_for_the_one_before() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(!stream.nodelay().unwrap(), "it would be so anyway");
+        assert!(taken_over(stream.into_std().unwrap()).unwrap().nodelay().unwrap());
+    }
 
     #[test]
     fn a_worker_that_panics_is_heard_of() {

@@ -1,4 +1,5 @@
-//! Time as an argument: points in time, and the clock that the composition root hands out.
+//! Time as an argument: points in time, the clock that the composition root hands out, and how many lines of log
+//! a second are enough.
 //!
 //! Everything that needs to know the time takes a [`Timestamp`] or a [`Clock`]. The ambient
 //! clocks are read here and nowhere else (`clippy.toml` bans them).
@@ -137,6 +138,44 @@ impl Clock for ManualClock {
     }
 }
 
+/// At most so many lines of log a second.
+#[derive(Debug)]
+pub struct Throttle {
+    // A clock that is no argument: it decides about nothing but lines of log.
+    clock: SystemClock,
+    per_second: u64,
+    /// The running second in the upper half, the lines of it in the lower.
+    state: AtomicU64,
+    left_out: AtomicU64,
+}
+
+impl Throttle {
+    /// So many.
+    #[must_use]
+    pub fn new(per_second: u64) -> Self {
+        Self { clock: SystemClock::new(), per_second, state: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// Whether a line may be written now; if so, how many were left out before it.
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(self.clock.elapsed().as_secs())
+    }
+
+    fn admit_at(&self, second: u64) -> Option<u64> {
+        let admitted = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+            let written = if state >> 32 == second { state & 0xffff_ffff } else { 0 };
+            (written < self.per_second).then_some((second << 32) | (written + 1))
+        });
+        match admitted {
+            Ok(_) => Some(self.left_out.swap(0, Ordering::Relaxed)),
+            Err(_) => {
+                self.left_out.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,5 +228,12 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         assert_eq!(clock.now(), Timestamp::from_millis(2000));
         assert_eq!(clock.elapsed(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_throttle_admits_so_many_a_second_and_counts_the_others() {
+        let throttle = Throttle::new(2);
+        let admitted = [7, 7, 7, 7, 8, 8, 8].map(|second| throttle.admit_at(second));
+        assert_eq!(admitted, [Some(0), Some(0), None, None, Some(2), Some(0), None]);
     }
 }

@@ -1,6 +1,7 @@
 //! Waiting until a change that takes something away is known to every process that may answer from memory:
 //! rules 4, 5 and 10 of docs/CONSISTENCY.md.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,6 +10,7 @@ use tokio::sync::Mutex;
 use super::lease::over;
 use super::metrics::Result as Came;
 use super::{Fence, Hold, Leased, Mode};
+use crate::clock::Throttle;
 use crate::store::{Beaten, Done, Epoch, Leases, Member, StoreError};
 
 /// Looks at the members without a pause between them: the others mostly need less than a millisecond, which is the
@@ -80,7 +82,10 @@ impl<V: Hold> Fence<V> {
                     "no replica passes what this change took away"
                 );
             }
+            // Whoever gives a call no time can have as many of these as calls.
             Err(unfenced) => {
+                static WARNINGS: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(10));
+                let Some(left_out) = WARNINGS.admit() else { return waited };
                 let why = match unfenced {
                     Unfenced::TimeUp { .. } => "the caller's time was up".to_owned(),
                     Unfenced::Unknown(error) => error.to_string(),
@@ -90,6 +95,7 @@ impl<V: Hold> Fence<V> {
                     position = done.at.position,
                     ?took,
                     why,
+                    left_out,
                     "a change is stored, but some replica may not know of it yet"
                 );
             }

@@ -4,12 +4,11 @@
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::{Code, Status};
 use tonic_types::{BadRequest, ErrorDetail, ErrorInfo, FieldViolation, RetryInfo, StatusExt as _};
 
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::Throttle;
 use crate::service::{Error, ErrorKind};
 
 /// `google.rpc.ErrorInfo.domain` of every error.
@@ -157,42 +156,6 @@ fn log(error: &Error) {
     }
 }
 
-/// At most so many lines of log a second.
-#[derive(Debug)]
-pub(super) struct Throttle {
-    // The one use of a clock that is no argument: it decides about nothing but lines of log.
-    clock: SystemClock,
-    per_second: u64,
-    /// The running second in the upper half, the lines of it in the lower.
-    state: AtomicU64,
-    left_out: AtomicU64,
-}
-
-impl Throttle {
-    pub(super) fn new(per_second: u64) -> Self {
-        Self { clock: SystemClock::new(), per_second, state: AtomicU64::new(0), left_out: AtomicU64::new(0) }
-    }
-
-    /// Whether a line may be written now; if so, how many were left out before it.
-    pub(super) fn admit(&self) -> Option<u64> {
-        self.admit_at(self.clock.elapsed().as_secs())
-    }
-
-    fn admit_at(&self, second: u64) -> Option<u64> {
-        let admitted = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
-            let written = if state >> 32 == second { state & 0xffff_ffff } else { 0 };
-            (written < self.per_second).then_some((second << 32) | (written + 1))
-        });
-        match admitted {
-            Ok(_) => Some(self.left_out.swap(0, Ordering::Relaxed)),
-            Err(_) => {
-                self.left_out.fetch_add(1, Ordering::Relaxed);
-                None
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -283,12 +246,5 @@ mod tests {
         for (index, code) in CODES.into_iter().enumerate() {
             assert_eq!(code as usize, index, "{code:?}");
         }
-    }
-
-    #[test]
-    fn a_throttle_admits_so_many_a_second_and_counts_the_others() {
-        let throttle = Throttle::new(2);
-        let admitted = [7, 7, 7, 7, 8, 8, 8].map(|second| throttle.admit_at(second));
-        assert_eq!(admitted, [Some(0), Some(0), None, None, Some(2), Some(0), None]);
     }
 }

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::bind::{BindError, bind};
 use self::worker::{Accepted, Ended, Worker};
-use super::error::Throttle;
 use super::gateway::{Gateway, Rpc};
+use crate::clock::Throttle;
 
 /// How to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ mod layers;
 mod linear;
 mod memory;
 mod model;
+mod own;
 mod process;
 mod readme;
 mod requests;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keyclasp::clock::{Clock, SystemClock};
 use keyclasp::fence::lease::{Lease, Turn};
-use keyclasp::key::{Cidrs, Name, Patch};
+use keyclasp::key::{Cidrs, Name, Patch, Reason};
+use keyclasp::service::ErrorKind;
 use keyclasp::service::validate::Outcome;
 use keyclasp::store::redis::{RedisConfig, RedisUrl};
 use keyclasp::store::{Beaten, Epoch, LogPage};
@@ -106,4 +107,28 @@ fn an_answer_of_a_history_that_was_passed_over_is_not_a_new_one() {
     assert_eq!(lease.read(2 * second, &page(3)), Turn::Anew);
     lease.beaten(second, 2 * second, second, &beaten(2));
     assert_ne!(lease.read(3 * second, &page(3)), Turn::Stale, "the present history counts as one that was left");
+}
+
+/// Whoever holds a key may call, and need not wait for the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_ends_a_key_again_and_again_without_time_to_wait_has_it_written_once_a_second() {
+    let fleet = Fleet::standalone().await;
+    let [a, b] = fleet.processes().await;
+    let (id, text) = a.world.key(None).await;
+    a.world.revoke(id).await;
+    // From now on there is always somebody to wait for.
+    b.world.store.hold_up(Verb::Log);
+    let own = |ends| a.world.service.own.revoke(&text, Reason::from_static(""), "192.0.2.9", ends);
+    let (position, began) = (a.tail().await, a.world.clock.elapsed());
+    for _ in 0..100 {
+        let error = own(Some(a.world.clock.elapsed() + Duration::from_millis(10))).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFenced, "{error:?}");
+    }
+    let writes = a.tail().await - position;
+    let took = a.world.clock.elapsed().saturating_sub(began).as_secs();
+    assert!((1..=took + 1).contains(&writes), "{writes} writes in {took} s");
+    // Who has the time is told, of whichever write it was.
+    let fence = own(None).await.unwrap();
+    assert_eq!(fence.acknowledged + fence.lapsed, 2, "{fence:?}");
+    b.world.store.let_go(Verb::Log);
 }

@@ -145,3 +145,25 @@ fn a_flood_of_a_revoked_key_that_ends_itself_writes_once_a_second_at_most() {
     let (writes, took) = (position() - before, seconds() - began);
     assert!((1..=took + 2).contains(&writes), "{writes} writes in {took} s");
 }
+
+/// Where its time is up before anybody could have confirmed anything.
+#[test]
+fn nor_does_one_of_callers_who_go_away_at_once() {
+    let pair = Pair::start("5s", &[]);
+    let (id, text) = pair.key();
+    pair.revoke(&id, PATIENCE);
+    let position = || pair.redis.command::<u64>(&["GET", "kc:{s00}:pos"]);
+    let seconds = || pair.redis.command::<Vec<u64>>(&["TIME"])[0];
+    let (before, began) = (position(), seconds());
+    for _ in 0..200 {
+        let (request, timeout) = (json!({"apiKey": text}), Duration::from_millis(10));
+        let (status, answer) = call_within(pair.b.listen(), "", "KeyService/RevokeOwnKey", &request, timeout);
+        assert!(matches!(status, 200 | 504), "{status} {answer}");
+    }
+    let (status, answer) = call(pair.b.listen(), "", "KeyService/RevokeOwnKey", &json!({"apiKey": text}));
+    assert_eq!(status, 200, "{answer}");
+    let (writes, took) = (position() - before, seconds() - began);
+    assert!((1..=took + 2).contains(&writes), "{writes} writes in {took} s");
+    let warnings = u64::try_from(pair.b.log().matches("some replica may not know of it yet").count()).unwrap();
+    assert!((1..=10 * (took + 2)).contains(&warnings), "{warnings} warnings in {took} s");
+}

@@ -146,15 +146,28 @@ pub struct Fence {
     pub duration: Duration,
 }
 
+/// A commit that is under way. At its end, also when its caller goes away before the store has answered, nobody
+/// knows for certain that it was not carried out.
+struct MayHaveChanged<'a> {
+    core: &'a Core,
+    commit: &'a Commit,
+}
+
+impl Drop for MayHaveChanged<'_> {
+    fn drop(&mut self) {
+        self.core.records.changed(self.commit.writes.iter().map(|write| write.record.id));
+    }
+}
+
 /// How often a change is computed anew because somebody else was faster.
 const MAX_CONFLICTS: usize = 16;
 
 impl Core {
     /// Writes `commit`, and tells the log and the metrics of its events.
     async fn commit(&self, commit: &Commit, now: Timestamp) -> Result<Outcome, Error> {
+        let changed = MayHaveChanged { core: self, commit };
         let outcome = self.store.commit(commit, now).await;
-        // Also when nobody knows what came of it.
-        self.records.changed(commit.writes.iter().map(|write| write.record.id));
+        drop(changed);
         let outcome = outcome?;
         if matches!(outcome, Outcome::Done(_)) {
             for event in &commit.events {

@@ -1,5 +1,6 @@
 //! Ways around the promise that a reading of the code found, each as the test that fails while it is open.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, SystemClock};
@@ -131,4 +132,25 @@ async fn who_ends_a_key_again_and_again_without_time_to_wait_has_it_written_once
     let fence = own(None).await.unwrap();
     assert_eq!(fence.acknowledged + fence.lapsed, 2, "{fence:?}");
     b.world.store.let_go(Verb::Log);
+}
+
+/// What a deadline does to a call: it is dropped where it stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_that_was_given_up_before_its_answer_came_leaves_nothing_in_memory() {
+    let fleet = Fleet::standalone().await;
+    let a = fleet.join().await;
+    let (id, text) = a.world.key(None).await;
+    a.warm(&text).await;
+    // Nor does it learn of it by the log.
+    a.world.store.hold_up(Verb::Log);
+    let commits = a.world.store.hold_up(Verb::Commit);
+    let revoking = tokio::spawn({
+        let world = Arc::clone(&a.world);
+        async move { world.try_revoke(id).await }
+    });
+    commits.one_waits().await;
+    revoking.abort();
+    assert!(revoking.await.unwrap_err().is_cancelled());
+    assert!(!a.accepts(&text).await, "what may have been changed is still in memory");
+    a.world.store.let_go(Verb::Log);
 }

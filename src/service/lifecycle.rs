@@ -16,7 +16,9 @@ use crate::key::{
     Status, canonical,
 };
 use crate::random::bytes;
-use crate::store::{Commit, Effect, Epoch, Expect, Found, Idempotency, ListCursor, ListQuery, Outcome, OwnerGuard};
+use crate::store::{
+    Commit, Effect, Epoch, Expect, Found, Idempotency, ListCursor, ListQuery, Outcome, OwnerGuard, shard_of,
+};
 
 /// A record, and the time at which it was looked at: its status depends on it.
 #[derive(Debug, Clone)]
@@ -400,8 +402,16 @@ impl Lifecycle {
             let policy = core.policies.of(&record.realm);
             let Some(change) = compute(record, policy, now)? else {
                 // Somebody else's change made it so, and may not have been answered yet.
-                if core.fence_earlier(&found, call.ends).await? {
-                    return Ok(Changed { key: Seen { record: *found.record, now }, fence: None });
+                core.records.forget(id);
+                let shard = shard_of(id.bucket(), core.store.shards());
+                let (present, fence) = if limits {
+                    let fence = core.fence_earlier(shard, epoch, call.ends).await?;
+                    (fence.is_some(), fence)
+                } else {
+                    (core.settle_earlier(shard, epoch).await?, None)
+                };
+                if present {
+                    return Ok(Changed { key: Seen { record: *found.record, now }, fence });
                 }
                 continue;
             };

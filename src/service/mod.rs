@@ -146,6 +146,13 @@ pub struct Fence {
     pub duration: Duration,
 }
 
+impl Fence {
+    fn new(done: &Done, waited: Waited) -> Self {
+        let Waited { acknowledged, lapsed, duration } = waited;
+        Self { position: done.at.position, acknowledged, lapsed, duration }
+    }
+}
+
 /// A commit that is under way. At its end, also when its caller goes away before the store has answered, nobody
 /// knows for certain that it was not carried out.
 struct MayHaveChanged<'a> {
@@ -190,13 +197,8 @@ impl Core {
     /// Waits until no replica answers from what was before `done`, a commit in the shard of `bucket`. `ends`: when
     /// the caller's time is up.
     async fn fence(&self, bucket: u8, done: &Done, ends: Option<Duration>) -> Result<Fence, Error> {
-        self.fence_shard(shard_of(bucket, self.store.shards()), done, ends).await
-    }
-
-    async fn fence_shard(&self, shard: u16, done: &Done, ends: Option<Duration>) -> Result<Fence, Error> {
-        let waited = self.records.wait(shard, done, ends).await?;
-        let Waited { acknowledged, lapsed, duration } = waited;
-        Ok(Fence { position: done.at.position, acknowledged, lapsed, duration })
+        let waited = self.records.wait(shard_of(bucket, self.store.shards()), done, ends).await?;
+        Ok(Fence::new(done, waited))
     }
 
     /// The same, for a change that may not take anything away.
@@ -210,27 +212,24 @@ impl Core {
         if narrows { self.fence(bucket, done, ends).await.map(Some) } else { Ok(None) }
     }
 
-    /// Waits until no replica answers from what was in `shard` before this call, in the history `epoch`.
-    async fn fence_history(&self, shard: u16, epoch: Epoch, ends: Option<Duration>) -> Result<Fence, Error> {
+    /// Waits until no replica answers from what was in `shard` before this call, which somebody else may have
+    /// written and not been answered yet. None: `epoch`, in which that was found, is not the present one any more.
+    async fn fence_earlier(&self, shard: u16, epoch: Epoch, ends: Option<Duration>) -> Result<Option<Fence>, Error> {
         if self.store.leases().is_none() {
-            let tail = self.store.log(shard, None, 1).await?.tail;
-            return Ok(Fence { position: tail, ..Fence::default() });
+            let position = self.store.log(shard, None, 1).await?.tail;
+            return Ok(Some(Fence { position, ..Fence::default() }));
         }
-        let fenced = self.records.wait_for_earlier(shard, epoch, ends).await?;
-        let (done, Waited { acknowledged, lapsed, duration }) = fenced.ok_or_else(another_history)?;
-        Ok(Fence { position: done.at.position, acknowledged, lapsed, duration })
+        let waited = self.records.wait_for_earlier(shard, epoch, ends).await?;
+        Ok(waited.map(|(done, waited)| Fence::new(&done, waited)))
     }
 
-    /// Waits until no replica answers from what was before `found`, which somebody else may have written and not
-    /// been answered yet. Answers whether `found` is still of the present history.
-    async fn fence_earlier(&self, found: &Found, ends: Option<Duration>) -> Result<bool, Error> {
-        let id = found.record.id;
-        self.records.forget(id);
-        if self.store.leases().is_none() {
-            return Ok(true);
+    /// Waits until what was in `shard` before this call is as durable as a commit, and for nobody to learn of it:
+    /// for what gives. Answers whether `epoch`, in which that was found, is the present one.
+    async fn settle_earlier(&self, shard: u16, epoch: Epoch) -> Result<bool, Error> {
+        match self.store.leases() {
+            Some(leases) => Ok(leases.barrier(shard).await?.at.epoch == epoch),
+            None => Ok(true),
         }
-        let shard = shard_of(id.bucket(), self.store.shards());
-        Ok(self.records.wait_for_earlier(shard, found.epoch, ends).await?.is_some())
     }
 
     /// The record of `id`, which `principal` must have `right` to. An unknown id and one in a

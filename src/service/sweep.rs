@@ -103,7 +103,9 @@ impl Sweep {
             }
         }
         if !selection.dry_run {
-            let fences = histories.0.iter().map(|(shard, epoch)| core.fence_history(*shard, *epoch, call.ends));
+            let fences = histories.0.iter().map(async |(shard, epoch)| {
+                core.fence_earlier(*shard, *epoch, call.ends).await?.ok_or_else(another_history)
+            });
             swept.fences = try_join_all(fences).await?;
         }
         Ok(swept)

@@ -154,3 +154,48 @@ async fn a_revocation_that_was_given_up_before_its_answer_came_leaves_nothing_in
     assert!(!a.accepts(&text).await, "what may have been changed is still in memory");
     a.world.store.let_go(Verb::Log);
 }
+
+/// That a key is active, or has another name, is told to the others and not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_nothing_away_and_changes_nothing_waits_for_nobody() {
+    let fleet = Fleet::standalone().await;
+    let [a, b] = fleet.processes().await;
+    let (id, _) = a.world.key(None).await;
+    b.world.store.hold_up(Verb::Log);
+    // An entry that is never applied there.
+    a.world.key(None).await;
+    let before = a.world.records.waits();
+    a.world.resume(id).await;
+    let patch = Patch { name: Some(Name::parse("a key").unwrap()), ..Patch::default() };
+    let renamed = a.world.service.keys.update(&a.world.call, id, patch, None).await.unwrap();
+    assert_eq!((renamed.key.record.version, renamed.fence), (1, None), "it changed something");
+    assert_eq!(a.world.records.waits(), before, "it waited for members");
+    b.world.store.let_go(Verb::Log);
+}
+
+/// It is answered only once it is certain that what was found is not lost any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_nothing_is_not_answered_ok_while_nobody_confirms_what_was_found() {
+    let fleet = Fleet::replicated().await;
+    let a = fleet.join().await;
+    let (id, _) = a.world.key(None).await;
+    a.world.resume(id).await;
+    let Fleet::Replicated(servers, _) = &fleet else { panic!("another set-up") };
+    servers.replica.run(&["REPLICAOF", "NO", "ONE"]);
+    let resumed = a.world.service.keys.resume(&a.world.call, id, Reason::from_static("")).await;
+    assert_eq!(resumed.unwrap_err().kind, ErrorKind::StoreUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_finds_its_limits_set_already_says_what_it_waited_for() {
+    let fleet = Fleet::standalone().await;
+    let [a, _b] = fleet.processes().await;
+    let (id, _) = a.world.key(None).await;
+    let patch = Patch { allowed_cidrs: Some(Cidrs::parse(&["192.0.2.0/24"]).unwrap()), ..Patch::default() };
+    let keys = &a.world.service.keys;
+    let first = keys.update(&a.world.call, id, patch.clone(), None).await.unwrap();
+    let again = keys.update(&a.world.call, id, patch, None).await.unwrap();
+    assert_eq!(again.key.record.version, first.key.record.version, "it was written again");
+    let fence = again.fence.expect("it waited, and does not say for what");
+    assert_eq!((fence.position, fence.acknowledged + fence.lapsed), (first.fence.unwrap().position, 2), "{fence:?}");
+}

@@ -147,7 +147,7 @@ impl AuditLog {
                 filter: filter.clone(),
                 limit: self.share(listing.page_size),
             };
-            let page = self.core.store.audit(&query).await?;
+            let page = self.core.store.audit(&query).await.map_err(Error::unread)?;
             match (page.events.is_empty(), page.next) {
                 (false, _) => return Ok(page),
                 (true, Some(place)) => *progress = Progress::After(place),

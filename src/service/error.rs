@@ -163,6 +163,18 @@ impl Error {
         Self { internal: Some(internal.to_string()), ..Self::new(kind, message) }
     }
 
+    /// The store did not answer one who only reads, or has written nothing yet.
+    #[must_use]
+    pub fn unread(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => {
+                let message = "the store did not answer; this call has decided nothing and changed nothing. Repeat it";
+                Self { message: message.to_owned(), ..error.into() }
+            }
+            other => other.into(),
+        }
+    }
+
     /// With advice when to try again.
     #[must_use]
     pub fn retry_after(self, after: Duration) -> Self {

@@ -192,7 +192,7 @@ impl Lifecycle {
                 // With a filter most records may be passed over: read more at once.
                 limit: if listing.status.is_some() { page::MAX_PAGE } else { limit },
             };
-            let found = core.store.list(&query, now).await?;
+            let found = core.store.list(&query, now).await.map_err(Error::unread)?;
             // A store that answers from memory never waits: let others, and the deadline, have a turn.
             tokio::task::yield_now().await;
             looked_at += found.records.len().max(1);

@@ -236,7 +236,7 @@ impl Core {
     /// realm where the caller has no role look the same.
     async fn fetch(&self, principal: &Principal, right: Right, id: KeyId, now: Timestamp) -> Result<Found, Error> {
         require_somewhere(principal, right)?;
-        let found = self.store.get(id, now).await?.ok_or_else(Error::key_not_found)?;
+        let found = self.store.get(id, now).await.map_err(Error::unread)?.ok_or_else(Error::key_not_found)?;
         let realm = &found.record.realm;
         if principal.may(right, realm) {
             Ok(found)

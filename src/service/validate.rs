@@ -234,7 +234,9 @@ impl Core {
                 return Ok(Err(NoKey::Unknown));
             }
         }
-        let Some(held) = self.records.find(id, now).await? else { return Ok(Err(NoKey::Unknown)) };
+        let Some(held) = self.records.find(id, now).await.map_err(Error::unread)? else {
+            return Ok(Err(NoKey::Unknown));
+        };
         if verified.is_some_and(|verified| verified.against(&held.record().secret)) {
             if self.records.remembers() {
                 let _ = held.verified().set(digest);

@@ -199,3 +199,17 @@ async fn an_update_that_finds_its_limits_set_already_says_what_it_waited_for() {
     let fence = again.fence.expect("it waited, and does not say for what");
     assert_eq!((fence.position, fence.acknowledged + fence.lapsed), (first.fence.unwrap().position, 2), "{fence:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_without_a_lease_is_not_told_that_something_may_have_been_changed() {
+    let fleet = Fleet::standalone().await;
+    let a = fleet.join().await;
+    let (_, text) = a.world.key(None).await;
+    a.warm(&text).await;
+    a.fall_silent();
+    until("it holds no lease any more", async || !a.accepts(&text).await).await;
+    let error = a.world.try_check(&text).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::StoreUnavailable);
+    assert!(error.message.contains("changed nothing") && !error.message.contains("request_id"), "{error}");
+    assert!(error.retry_after.is_some(), "{error:?}");
+}

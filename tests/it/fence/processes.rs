@@ -166,4 +166,6 @@ fn nor_does_one_of_callers_who_go_away_at_once() {
     assert!((1..=took + 2).contains(&writes), "{writes} writes in {took} s");
     let warnings = u64::try_from(pair.b.log().matches("some replica may not know of it yet").count()).unwrap();
     assert!((1..=10 * (took + 2)).contains(&warnings), "{warnings} warnings in {took} s");
+    let told: Vec<_> = answer["fence"].as_object().unwrap().keys().collect();
+    assert_eq!(told, ["duration"], "more is told than a stranger may know");
 }

@@ -267,6 +267,48 @@ async fn a_capped_issuer_gains_nothing_by_another_way() {
     }
 }
 
+/// A key that such an issuer could have made, changed so that it could not: the key as it would be counts, not the
+/// key as it was.
+#[tokio::test]
+async fn a_capped_issuer_cannot_lead_a_key_of_its_own_beyond_its_caps() {
+    let api = Api::embedded();
+    let keys = Keys::new(api.service.clone());
+    let capped = issuer(Caps {
+        scopes: Some(vec![Scope::parse("a:read").unwrap()]),
+        max_ttl: Some(Duration::from_secs(3600)),
+        ..Caps::default()
+    });
+    let made = keys.create_key(with(&capped, create(&["a:read"], Some(60)))).await.unwrap().into_inner();
+    let before = made.key.unwrap();
+    let id = before.id.clone();
+    let update = |path: &str, key: v1::Key| v1::UpdateKeyRequest {
+        key: Some(v1::Key { id: id.clone(), ..key }),
+        update_mask: Some(prost_types::FieldMask { paths: vec![path.to_owned()] }),
+    };
+    let end = before.created_at.unwrap().seconds;
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    for (path, key) in [
+        ("scopes", v1::Key { scopes: vec!["a:write".to_owned()], ..v1::Key::default() }),
+        ("scopes", v1::Key { scopes: vec!["a:read".to_owned(), "b:read".to_owned()], ..v1::Key::default() }),
+        ("expires_at", v1::Key { expires_at: at(end + 7200), ..v1::Key::default() }),
+        // It would never end.
+        ("expires_at", v1::Key::default()),
+    ] {
+        let status = keys.update_key(with(&capped, update(path, key.clone()))).await.expect_err(path);
+        assert_eq!(status.code(), Code::PermissionDenied, "{path} {key:?}: {status:?}");
+    }
+    let ttl = Some(prost_types::Duration { seconds: 7200, nanos: 0 });
+    let rotate = v1::RotateKeyRequest { id: id.clone(), ttl, ..v1::RotateKeyRequest::default() };
+    assert_eq!(keys.rotate_key(with(&capped, rotate)).await.unwrap_err().code(), Code::PermissionDenied);
+    let seen = keys.get_key(with(&admin(), v1::GetKeyRequest { id: id.clone() })).await.unwrap().into_inner();
+    assert_eq!(seen.key.unwrap(), before, "a change that was denied was made");
+    // And what stays within the caps is allowed: it is for these that the others were denied.
+    let longer = v1::Key { expires_at: at(end + 1800), ..v1::Key::default() };
+    keys.update_key(with(&capped, update("expires_at", longer))).await.unwrap();
+    let ttl = Some(prost_types::Duration { seconds: 1800, nanos: 0 });
+    keys.rotate_key(with(&capped, v1::RotateKeyRequest { id, ttl, ..Default::default() })).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_issuer_for_some_owners_cannot_revoke_those_of_others() {
     let api = Api::embedded();

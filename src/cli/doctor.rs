@@ -29,7 +29,7 @@ pub(super) fn run(context: &mut Context) -> Result<Exit, Failure> {
         }
     };
     // What is local comes first, as what it says may explain the rest.
-    status.findings = findings.into_iter().map(wire).chain(status.findings).collect();
+    status.findings = findings.into_iter().map(v1::Finding::from).chain(status.findings).collect();
     context.out.answer("GetStatusResponse", &status, || table(&status))?;
     if out_of_reach {
         return Ok(Exit::Unavailable);
@@ -74,20 +74,6 @@ fn not_asked(failure: &Failure, unavailable: bool) -> Finding {
     };
     let meaning = format!("the service did not say how it is: {}", failure.text().replace('\n', " "));
     Finding { severity: Severity::Error, code, meaning, remedy: remedy.to_owned() }
-}
-
-fn wire(finding: Finding) -> v1::Finding {
-    let severity = match finding.severity {
-        Severity::Info => v1::FindingSeverity::Info,
-        Severity::Warning => v1::FindingSeverity::Warning,
-        Severity::Error => v1::FindingSeverity::Error,
-    };
-    v1::Finding {
-        severity: severity.into(),
-        code: finding.code.to_owned(),
-        meaning: finding.meaning,
-        remedy: finding.remedy,
-    }
 }
 
 fn table(status: &v1::GetStatusResponse) -> Table {

@@ -10,7 +10,7 @@ use super::proto::v1::admin_service_server::AdminService;
 use crate::clock::Timestamp;
 use crate::fence::{Size, Standing, Waits};
 use crate::service::Service;
-use crate::service::status::{FenceState, Finding, Severity};
+use crate::service::status::FenceState;
 
 /// The service on the wire.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ impl AdminService for Admin {
                 .enumerate()
                 .map(|(index, (id, records))| v1::PepperStatus { id: id.to_string(), current: index == 0, records })
                 .collect(),
-            findings: state.findings.into_iter().map(finding).collect(),
+            findings: state.findings.into_iter().map(v1::Finding::from).collect(),
             cache: Some(state.memory.map_or_else(v1::CacheStatus::default, cache)),
             fence: state.fence.map(fence),
         }))
@@ -119,19 +119,5 @@ fn offset(store: Timestamp, here: Timestamp) -> prost_types::Duration {
     } else {
         let behind = convert::span(here.since(store));
         prost_types::Duration { seconds: -behind.seconds, nanos: -behind.nanos }
-    }
-}
-
-fn finding(finding: Finding) -> v1::Finding {
-    let severity = match finding.severity {
-        Severity::Info => v1::FindingSeverity::Info,
-        Severity::Warning => v1::FindingSeverity::Warning,
-        Severity::Error => v1::FindingSeverity::Error,
-    };
-    v1::Finding {
-        severity: severity.into(),
-        code: finding.code.to_owned(),
-        meaning: finding.meaning,
-        remedy: finding.remedy,
     }
 }

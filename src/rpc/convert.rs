@@ -14,6 +14,7 @@ use crate::key::{
 use crate::service::audit::{EventListing, Located};
 use crate::service::lifecycle::{Listing, Rotation, Seen};
 use crate::service::page::{DEFAULT_PAGE, MAX_PAGE};
+use crate::service::status::{Finding, Severity};
 use crate::service::sweep::Selection;
 use crate::service::{Error, Fence, FieldViolation};
 
@@ -455,6 +456,23 @@ pub(super) fn event(located: Located) -> v1::Event {
         key_version,
         fields,
         rotated_to: rotated_to.map_or_else(String::new, |id| id.to_string()),
+    }
+}
+
+/// Of a trait, so that `doctor` can write what it finds by itself in the same form.
+impl From<Finding> for v1::Finding {
+    fn from(finding: Finding) -> Self {
+        let severity = match finding.severity {
+            Severity::Info => v1::FindingSeverity::Info,
+            Severity::Warning => v1::FindingSeverity::Warning,
+            Severity::Error => v1::FindingSeverity::Error,
+        };
+        Self {
+            severity: severity.into(),
+            code: finding.code.to_owned(),
+            meaning: finding.meaning,
+            remedy: finding.remedy,
+        }
     }
 }
 

@@ -254,7 +254,10 @@ pub(super) async fn who_finds_a_change_made_already_waits_for_it_too(fleet: Flee
     let [a, b, c] = fleet.processes().await;
     let (id, text) = a.world.key(None).await;
     b.warm(&text).await;
-    b.world.store.hold_up(Verb::Log);
+    // Where there is one process only, it is the log that tells the position of what was found.
+    if fleet.has_leases() {
+        b.world.store.hold_up(Verb::Log);
+    }
     let narrow = |process: &super::Process| {
         let world = Arc::clone(&process.world);
         async move {

@@ -10,7 +10,7 @@
 //!
 //! Keeping, joining and detaching happen under the lock of the key's stripe. A hit takes no such lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher as _, Hash, RandomState};
@@ -113,10 +113,10 @@ where
     pub fn load(&self, shard: u16, generation: Generation, key: K) -> Load<'_, K, V, E> {
         let mut flights = lock(self.stripe(&key));
         match flights.get(&key) {
-            Some(flight) if flight.generation == generation => Load::Joined(Joined(Arc::clone(flight))),
+            Some(flight) if flight.generation == generation => Load::Joined(Joined { flight: Arc::clone(flight), ticket: None }),
             // One of another generation is detached by taking its place.
             _ => {
-                let flight = Arc::new(Flight { generation, state: Mutex::new(State::Flying(Vec::new())) });
+                let flight = Arc::new(Flight { generation, state: Mutex::new(State::Flying(Waiting::default())) });
                 flights.insert(key, Arc::clone(&flight));
                 Load::Own(Own { cache: self, shard, key, flight })
             }
@@ -279,9 +279,31 @@ struct Flight<V, E> {
 
 enum State<V, E> {
     /// It runs; these wait for it.
-    Flying(Vec<Waker>),
+    Flying(Waiting),
     /// It has ended.
     Landed(Landing<V, E>),
+}
+
+/// Who waits for a load: a waker for each, by its ticket. Who gives up takes his away, so that there are never
+/// more of them than calls that wait, however long the load takes.
+#[derive(Default)]
+struct Waiting {
+    wakers: BTreeMap<u64, Waker>,
+    tickets: u64,
+}
+
+impl Waiting {
+    /// Has the holder of `ticket` woken by `waker`. Answers the one that is not needed any more.
+    fn note(&mut self, ticket: &mut Option<u64>, waker: &Waker) -> Option<Waker> {
+        let ticket = *ticket.get_or_insert_with(|| {
+            self.tickets += 1;
+            self.tickets
+        });
+        match self.wakers.get(&ticket) {
+            Some(noted) if noted.will_wake(waker) => None,
+            _ => self.wakers.insert(ticket, waker.clone()),
+        }
+    }
 }
 
 impl<V, E> Flight<V, E> {
@@ -292,27 +314,45 @@ impl<V, E> Flight<V, E> {
             let waiting = std::mem::take(waiting);
             *state = State::Landed(landing);
             drop(state);
-            waiting.into_iter().for_each(Waker::wake);
+            waiting.wakers.into_values().for_each(Waker::wake);
         }
     }
 }
 
 /// A load that somebody else began.
-pub struct Joined<V, E>(Arc<Flight<V, E>>);
+pub struct Joined<V, E> {
+    flight: Arc<Flight<V, E>>,
+    /// By what the flight knows this one, once it waits.
+    ticket: Option<u64>,
+}
 
 impl<V, E: Clone> Future for Joined<V, E> {
     type Output = Landing<V, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landing<V, E>> {
-        match &mut *lock(&self.0.state) {
-            State::Landed(landing) => Poll::Ready(landing.clone()),
-            State::Flying(waiting) => {
-                if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                    waiting.push(context.waker().clone());
-                }
-                Poll::Pending
-            }
-        }
+        let Self { flight, ticket } = self.get_mut();
+        let mut state = lock(&flight.state);
+        let unneeded = match &mut *state {
+            State::Landed(landing) => return Poll::Ready(landing.clone()),
+            State::Flying(waiting) => waiting.note(ticket, context.waker()),
+        };
+        // What a waker does when it goes is not known here: not under the lock.
+        drop(state);
+        drop(unneeded);
+        Poll::Pending
+    }
+}
+
+impl<V, E> Drop for Joined<V, E> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut state = lock(&self.flight.state);
+        let unneeded = match &mut *state {
+            State::Landed(_) => None,
+            State::Flying(waiting) => waiting.wakers.remove(&ticket),
+        };
+        drop(state);
+        drop(unneeded);
     }
 }
 
@@ -407,11 +447,39 @@ mod tests {
             assert!(poll(&mut first, &woken).is_pending() && poll(&mut second, &woken).is_pending());
         }
         load.done(Value(10));
-        // One task waited for both, so it is woken once.
-        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        // However often they were polled.
+        assert_eq!(woken.0.load(Ordering::SeqCst), 2);
         for joined in [&mut first, &mut second] {
             assert!(matches!(poll(joined, &woken), Poll::Ready(Landing::Value(value)) if value.0 == 10));
         }
+    }
+
+    /// While a load takes its time, calls with little time come and go.
+    #[test]
+    fn who_gives_up_waiting_leaves_nothing() {
+        let cache = cache();
+        let load = own(&cache, 1);
+        let waiting = || match &*lock(&load.flight.state) {
+            State::Flying(waiting) => waiting.wakers.len(),
+            State::Landed(_) => panic!("it has not ended"),
+        };
+        let (mut patient, patient_woken) = (joined(&cache, 1), std::sync::Arc::new(Woken::default()));
+        assert!(poll(&mut patient, &patient_woken).is_pending());
+        let gone = std::sync::Arc::new(Woken::default());
+        for _ in 0..1_000 {
+            let mut impatient = joined(&cache, 1);
+            assert!(poll(&mut impatient, &gone).is_pending());
+            assert_eq!(waiting(), 2);
+        }
+        // One that moved to another task is woken there, and there alone.
+        let elsewhere = std::sync::Arc::new(Woken::default());
+        assert!(poll(&mut patient, &elsewhere).is_pending());
+        assert_eq!(waiting(), 1);
+        assert_eq!(std::sync::Arc::strong_count(&gone), 1, "a waker was kept");
+        load.done(Value(10));
+        let woken = [&patient_woken, &elsewhere, &gone].map(|woken| woken.0.load(Ordering::SeqCst));
+        assert_eq!(woken, [0, 1, 0]);
+        assert!(matches!(poll(&mut patient, &elsewhere), Poll::Ready(Landing::Value(value)) if value.0 == 10));
     }
 
     #[test]

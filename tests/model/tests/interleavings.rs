@@ -3,7 +3,10 @@
 //! What is claimed, whatever the order of the steps: a check that begins after a change was answered does
 //! not see what was before it.
 
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use keyclasp_model::memory::cache::{Cache, Landing, Load, Weigh};
 use shuttle::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +79,14 @@ impl World {
         let answered = self.answered.load(Ordering::SeqCst);
         let seen = self.check();
         assert!(seen >= answered, "saw version {seen}, though {answered} had been answered before");
+    }
+
+    /// A check whose time is up before the load that it joined has ended.
+    fn gives_up(&self) {
+        if let Load::Joined(mut joined) = self.cache.load(0, self.cache.generation(0), KEY) {
+            let polled = Pin::new(&mut joined).poll(&mut Context::from_waker(Waker::noop()));
+            assert!(!matches!(polled, Poll::Ready(Landing::Failed(()))));
+        }
     }
 
     /// A change in the history that counts, as the store's writer makes it.
@@ -186,6 +197,22 @@ fn a_change_then_a_new_generation_against_loads() {
                 world.checked();
             }),
             actor(world, World::checked),
+        ]
+    });
+}
+
+/// Who waits on is woken, whoever else gives up waiting, and when: else the schedule would end in a deadlock.
+#[test]
+fn impatient_checks_against_loads() {
+    run(|world| {
+        vec![
+            actor(world, |world| world.change(2)),
+            actor(world, World::checked),
+            actor(world, World::checked),
+            actor(world, |world| {
+                world.gives_up();
+                world.gives_up();
+            }),
         ]
     });
 }

@@ -193,6 +193,19 @@ fn replicas_that_nobody_waits_for_are_told_of() {
     );
 }
 
+/// Each change waits for one replica, and it may be the other one that is promoted.
+#[test]
+fn more_replicas_than_are_counted_are_told_of() {
+    let servers = Replicated::start();
+    let primary = &servers.primary;
+    let _other = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", primary.port())]);
+    let server = Keyclasp::set_up().store(&primary.url()).toml(TERM).env("KEYCLASP_STORE__REPLICAS", "1").start();
+    let state = status_when(&server, |it| it["store"]["replicasConnected"] == 2);
+    assert!(codes(&state).contains(&"REPLICAS_UNCOUNTED"), "{state:#}");
+    let (said, _) = doctor_with_lease(&server);
+    assert!(said.contains("2 replicas follow the primary, and store.replicas says 1"), "{said}");
+}
+
 /// A replica goes on from memory while its Redis is away, and says for how long.
 #[test]
 fn a_redis_that_is_away_is_told_of_with_how_long_keys_are_validated() {

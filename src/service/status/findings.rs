@@ -70,6 +70,7 @@ fn of_store(health: &Health, latency: Duration, fence: Option<&FenceState>, now:
         && health.role != "replica"
     {
         findings.extend(replicas_missing(replication, fence));
+        findings.extend(replicas_uncounted(replication));
         findings.extend(failover_loses(replication));
     }
     if let Some(clock) = health.clock {
@@ -151,6 +152,24 @@ fn replicas_missing(replication: Replication, fence: Option<&FenceState>) -> Opt
          answered OK{then}"
     );
     Some(finding(Severity::Error, "REPLICAS_MISSING", meaning, remedy))
+}
+
+/// WAIT counts whoever follows: with more of them than are configured, those that confirm may not be the one that
+/// is promoted.
+fn replicas_uncounted(replication: Replication) -> Option<Finding> {
+    let Replication { connected, needed, configured } = replication;
+    (needed > 0 && connected > configured).then(|| {
+        finding(
+            Severity::Warning,
+            "REPLICAS_UNCOUNTED",
+            format!(
+                "{} the primary, and store.replicas says {configured}: a change may be confirmed by others than the one \
+                 that is promoted, which can then lack it, and a key whose revocation it lacks passes again",
+                follow(connected)
+            ),
+            "set store.replicas to the number that follow, on every keyclasp, or let no more follow than it says",
+        )
+    })
 }
 
 fn failover_loses(replication: Replication) -> Option<Finding> {
@@ -323,7 +342,7 @@ mod tests {
     #[test]
     fn of_a_store() {
         let none: [&str; 0] = [];
-        let table: [(Health, &[&str], &str); 14] = [
+        let table: [(Health, &[&str], &str); 17] = [
             (healthy(), &none, ""),
             (replicas(2, 2, 2), &none, ""),
             (Health { replication: None, ..healthy() }, &none, ""),
@@ -346,6 +365,13 @@ mod tests {
             ),
             (replicas(1, 1, 2), &["Warning REPLICAS_MISSING"], "if one more goes, no change is answered OK"),
             (replicas(2, 1, 3), &["Warning REPLICAS_MISSING"], "1 more may go"),
+            (
+                replicas(2, 1, 1),
+                &["Warning REPLICAS_UNCOUNTED"],
+                "2 replicas follow the primary, and store.replicas says 1: a change may be confirmed by others",
+            ),
+            (replicas(3, 2, 2), &["Warning REPLICAS_UNCOUNTED"], "set store.replicas to the number that follow"),
+            (Health { role: "replica".to_owned(), ..replicas(2, 1, 1) }, &["Error STORE_IS_REPLICA"], "the primary"),
             (replicas(1, 0, 0), &["Warning FAILOVER_LOSES"], "whose revocation it lacks passes again"),
         ];
         for (health, codes, text) in table {

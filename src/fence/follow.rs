@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::lease::{Turn, over};
+use super::lease::Turn;
 use super::shard::Shard;
 use super::{Fence, Hold, Leased, Mode};
-use crate::store::{Beat, Beaten, LONGEST_WAKE, Leases, Member, MemberId, StoreError};
+use crate::store::{Beat, Beaten, LONGEST_WAKE, Leases, Member, MemberId, StoreError, over};
 
 /// Beats within the term of a lease.
 const BEATS: u32 = 5;

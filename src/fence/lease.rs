@@ -7,27 +7,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::store::{Beaten, Epoch, LogCursor, LogPage};
+use crate::store::{Beaten, Epoch, LogCursor, LogPage, usable};
 
-/// Clocks of two machines run at rates that differ by less than a hundredth: who holds a lease gives it up
-/// so much sooner, who waits for its end waits so much longer.
-const MARGIN: u32 = 100;
 /// Renewals that wait for the log at a time. One more is not needed: the next beat brings another.
 const MOST_OFFERS: usize = 16;
 /// Epochs that were left and are remembered.
 const MOST_LEFT: usize = 64;
-
-/// How long the holder of a lease may use it, counted from when it sent its beat.
-#[must_use]
-pub fn usable(term: Duration) -> Duration {
-    term.saturating_sub(term / MARGIN)
-}
-
-/// After how long no lease that was granted before can be held any more.
-#[must_use]
-pub fn over(term: Duration) -> Duration {
-    term.saturating_add(term / MARGIN)
-}
 
 /// The state of one shard.
 #[derive(Debug, Default)]
@@ -343,10 +328,5 @@ mod tests {
             lease.beaten(sent, sent + at(1), TERM, &beaten(n, 6));
         }
         assert_eq!(lease.left.len(), MOST_LEFT);
-    }
-
-    #[test]
-    fn margins_lie_on_either_side() {
-        assert_eq!((usable(TERM), over(TERM)), (at(99), at(101)));
     }
 }

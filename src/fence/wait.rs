@@ -7,11 +7,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
-use super::lease::over;
 use super::metrics::Result as Came;
 use super::{Fence, Hold, Leased, Mode};
 use crate::clock::Throttle;
-use crate::store::{Beaten, Done, Epoch, Leases, Member, StoreError};
+use crate::store::{Beaten, Done, Epoch, Leases, Member, StoreError, over};
 
 /// Looks at the members without a pause between them: the others mostly need less than a millisecond, which is the
 /// least that a timer of tokio takes, and one look serves all who wait.

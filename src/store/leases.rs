@@ -49,6 +49,22 @@ pub trait Leases: Send + Sync {
 /// The longest that [`Leases::wake`] waits.
 pub const LONGEST_WAKE: Duration = Duration::from_millis(750);
 
+/// Clocks of two machines run at rates that differ by less than a hundredth: who holds a lease gives it up
+/// so much sooner, who waits for its end waits so much longer.
+const MARGIN: u32 = 100;
+
+/// How long the holder of a lease of `term` may use it, counted from when it sent its beat.
+#[must_use]
+pub fn usable(term: Duration) -> Duration {
+    term.saturating_sub(term / MARGIN)
+}
+
+/// After how long no lease of `term` that was granted before can be held any more.
+#[must_use]
+pub fn over(term: Duration) -> Duration {
+    term.saturating_add(term / MARGIN)
+}
+
 /// A process, for as long as it lives: random, so that no two of them ever share a row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub [u8; 16]);
@@ -100,4 +116,15 @@ pub struct Beaten {
     pub settled: bool,
     /// Every member.
     pub members: Vec<Member>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins_lie_on_either_side() {
+        let at = Duration::from_secs;
+        assert_eq!((usable(at(100)), over(at(100))), (at(99), at(101)));
+    }
 }

@@ -27,7 +27,7 @@ use crate::clock::Timestamp;
 use crate::key::codec::{CodecError, IdempotencyEntry};
 use crate::key::{Action, Actor, Event, KeyId, KeyRecord, OwnerRef, PepperId, Realm};
 
-pub use leases::{Beat, Beaten, LONGEST_WAKE, Leases, Member, MemberId};
+pub use leases::{Beat, Beaten, LONGEST_WAKE, Leases, Member, MemberId, over, usable};
 
 /// Most writes of one commit.
 pub const MAX_WRITES: usize = 256;

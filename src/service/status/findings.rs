@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::{FenceState, Finding, Severity};
 use crate::clock::Timestamp;
 use crate::fence::Standing;
-use crate::fence::lease::over;
-use crate::store::{Durability, Health, Replication, StoreError};
+use crate::store::{Durability, Health, Replication, StoreError, over};
 
 /// A clock offset beyond this is worth a finding: expiry is decided by each replica's own clock.
 const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(1);

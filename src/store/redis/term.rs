@@ -10,10 +10,9 @@ use futures_util::future::try_join_all;
 
 use super::lanes::Lane;
 use super::{Checked, RedisStore, millis};
-use crate::store::{Beaten, Leases as _, Member, Store as _, StoreError};
+use crate::store::{Beaten, Leases as _, Member, Store as _, StoreError, over};
 
-/// How much longer than its term a lease may seem to last to somebody else: clocks differ by at most 1 %,
-/// and a timer may be late.
+/// A timer may be late.
 const SLACK: Duration = Duration::from_millis(50);
 /// Members are looked at so often in a term; who lives beats five times.
 const LOOKS: u32 = 10;
@@ -53,7 +52,7 @@ impl RedisStore {
             return Ok(last);
         }
         let began = self.link.now();
-        let wait = before + before / 100 + SLACK;
+        let wait = over(before) + SLACK;
         while self.link.now() < began + wait {
             tokio::time::sleep(before / LOOKS).await;
             let now = self.all_members().await?;

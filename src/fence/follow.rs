@@ -1,9 +1,12 @@
 //! Keeping the leases: beats, the log, and the rows of those who fell silent. Rules 6, 7, 8 and 10 of
 //! docs/CONSISTENCY.md.
 //!
-//! One task per shard beats five times in a lease's term and applies the log; one for all of them waits for
-//! the log to grow. What that one says only wakes: what counts is what a beat or a page of the log says,
-//! which names its epoch.
+//! In one task, all of it: each shard beats five times in a lease's term and applies its log, and besides one wait
+//! for all of them tells when a log grows. What that one says only wakes: what counts is what a beat or a page
+//! of the log says, which names its epoch.
+//!
+//! What is done between two beats of a shard has a part of the term for all of it together, so that it does not
+//! cost the lease; and after a failure of whatever kind nothing is tried again without a pause.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,12 +24,16 @@ use crate::store::{Beat, Beaten, LONGEST_WAKE, Leases, Member, MemberId, StoreEr
 const BEATS: u32 = 5;
 /// Least pause between two beats, whatever happens.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
-/// Pause after a beat that failed.
+/// Pause after something that failed, whoever asks for more.
 const RETRY: Duration = Duration::from_millis(50);
 /// Entries of the log that are read at once.
 const PAGE: usize = 1_000;
-/// Pages that are applied before they are acknowledged.
+/// Pages that are applied before a beat is looked after again.
 const PAGES: usize = 16;
+/// What is done between two beats has so small a part of the term.
+const ROUND: u32 = 4;
+/// Telling how far the log was applied has so small a part of it at least.
+const TELLING: u32 = 20;
 /// Longest wait for a beat under way when the process leaves.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -39,7 +46,20 @@ impl<V: Hold> Fence<V> {
         };
         let followers = leased.shards.iter().enumerate().map(|(number, shard)| {
             let number = u16::try_from(number).unwrap_or(u16::MAX);
-            Follower { fence: self, leased, leases, number, shard, beats: 0, silent: HashMap::new(), held: false }.run()
+            let follower = Follower {
+                fence: self,
+                leased,
+                leases,
+                number,
+                shard,
+                beats: 0,
+                silent: HashMap::new(),
+                held: false,
+                no_beat_before: Duration::ZERO,
+                no_page_before: Duration::ZERO,
+                round_ends: Duration::ZERO,
+            };
+            follower.run()
         });
         tokio::select! {
             // Ends when all have given back what they had.
@@ -89,6 +109,12 @@ struct Follower<'a, V> {
     silent: HashMap<MemberId, (u64, Duration)>,
     /// Whether the lease was held when that was last said.
     held: bool,
+    /// Until then, nobody has a beat sent sooner than it is due: the last one was of no use.
+    no_beat_before: Duration,
+    /// Until then, the log is not read: it could not be.
+    no_page_before: Duration,
+    /// When what is done between two beats has to be done.
+    round_ends: Duration,
 }
 
 impl<'a, V: Hold> Follower<'a, V> {
@@ -97,20 +123,26 @@ impl<'a, V: Hold> Follower<'a, V> {
         let mut under_way: Option<(Sent, Beating<'a>)> = None;
         let mut due = Duration::ZERO;
         loop {
+            // Before anything else: a log that grows all the time must not be in its way.
+            if under_way.is_none() && leased.clock.elapsed() >= due {
+                let sent = Sent { at: leased.clock.elapsed(), term: self.leases.term() };
+                under_way = Some((sent, self.beat(sent.term)));
+            }
             let pause = due.saturating_sub(leased.clock.elapsed());
             tokio::select! {
                 biased;
                 () = leased.leaving.cancelled() => break,
                 (sent, answer) = answered(&mut under_way) => {
                     under_way = None;
+                    self.begin_round();
                     due = self.beaten(sent, answer).await;
                 }
-                () = tokio::time::sleep(pause), if under_way.is_none() => {
-                    let sent = Sent { at: leased.clock.elapsed(), term: self.leases.term() };
-                    under_way = Some((sent, self.beat(sent.term)));
-                }
+                () = tokio::time::sleep(pause), if under_way.is_none() => due = Duration::ZERO,
                 () = shard.beat.notified(), if under_way.is_none() => due = due.min(self.soonest()),
-                () = shard.log.notified() => self.catch_up().await,
+                () = shard.log.notified() => {
+                    self.begin_round();
+                    self.catch_up().await;
+                }
             }
         }
         // A beat that is still under way could write the row again after it was deleted.
@@ -123,7 +155,15 @@ impl<'a, V: Hold> Follower<'a, V> {
     }
 
     fn soonest(&self) -> Duration {
-        self.leased.clock.elapsed().saturating_add(LEAST_PAUSE)
+        self.leased.clock.elapsed().saturating_add(LEAST_PAUSE).max(self.no_beat_before)
+    }
+
+    /// A beat came to nothing. Answers when the next one is due.
+    fn failed(&mut self, now: Duration, error: &StoreError) -> Duration {
+        self.shard.failed(error);
+        self.tell(now);
+        self.no_beat_before = now.saturating_add(RETRY);
+        self.no_beat_before
     }
 
     /// A beat that can grant a lease. One that takes longer than the term could not any more.
@@ -149,8 +189,7 @@ impl<'a, V: Hold> Follower<'a, V> {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, shard = self.number, "a beat failed");
-                self.tell(now, Some(&error));
-                return now.saturating_add(RETRY);
+                return self.failed(now, &error);
             }
         };
         let renew = || self.leased.cache.renew(self.number);
@@ -164,56 +203,71 @@ impl<'a, V: Hold> Follower<'a, V> {
                 self.acknowledge().await;
             }
             Turn::Stale => {
-                let error = StoreError::Unavailable(
-                    "it is back in a history that was left: two servers answer at store.url in turn, and one of them lacks what the other was told; restart keyclasp once only one is left".to_owned(),
-                );
-                self.tell(now, Some(&error));
-                return now.saturating_add(RETRY);
+                let text = "the store is back in a history that was left: two servers answer at store.url in turn, and \
+                            one of them lacks what the other was told";
+                return self.failed(now, &StoreError::Refused(text.to_owned()));
             }
         }
         if self.shard.standing(now).lag > 0 {
             self.catch_up().await;
         }
-        self.tell(self.leased.clock.elapsed(), None);
+        let later = self.leased.clock.elapsed();
+        self.tell(later);
+        if !self.shard.is_held(later) {
+            self.no_beat_before = later.saturating_add(RETRY);
+        }
         self.sweep(now, term, &answer).await;
         if !answer.settled
+            && !self.left().is_zero()
             && let Some((epoch, since)) = self.shard.epoch()
             && now >= since.saturating_add(over(term))
-            && let Err(error) = self.within(self.leases.settle(self.number, epoch)).await
+            && let Err(error) = within(self.left(), self.leases.settle(self.number, epoch)).await
         {
             tracing::debug!(%error, shard = self.number, "an epoch was not marked as settled");
         }
         at.saturating_add(term / BEATS)
     }
 
-    /// What is done between two beats must not cost the lease.
-    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let late = || StoreError::Unavailable("it was not answered within a quarter of the term of a lease".to_owned());
-        tokio::time::timeout(self.leases.term() / 4, call).await.unwrap_or_else(|_| Err(late()))
+    fn begin_round(&mut self) {
+        self.round_ends = self.leased.clock.elapsed().saturating_add(self.leases.term() / ROUND);
+    }
+
+    /// How long what is done between two beats may still take.
+    fn left(&self) -> Duration {
+        self.round_ends.saturating_sub(self.leased.clock.elapsed())
     }
 
     /// Reads the log, and drops what it names.
     async fn catch_up(&mut self) {
-        let mut moved = false;
-        for _ in 0..PAGES {
+        if self.leased.clock.elapsed() < self.no_page_before {
+            // The beat that comes then tells that there is more to read.
+            self.shard.beat.notify_one();
+            return;
+        }
+        let half = self.leases.term() / ROUND / 2;
+        for page in 0..PAGES {
+            // One that could not come to its end would be read for nothing.
+            let left = self.left();
+            if left.is_zero() || (page > 0 && left < half) {
+                break;
+            }
             let Some((cursor, _)) = self.shard.cursor() else { return };
-            let page = match self.within(self.fence.store.log(self.number, Some(cursor), PAGE)).await {
+            let page = match within(left, self.fence.store.log(self.number, Some(cursor), PAGE)).await {
                 Ok(page) => page,
-                Err(error) => {
-                    // The next beat tells that there is more to read.
-                    tracing::debug!(%error, shard = self.number, "the log was not read");
-                    self.shard.beat.notify_one();
-                    break;
-                }
+                Err(error) => return self.unread(&error),
             };
             let now = self.leased.clock.elapsed();
             match self.shard.read(now, &page, || self.leased.cache.renew(self.number)) {
                 Turn::Same => {}
                 Turn::Anew => {
-                    tracing::info!(shard = self.number, epoch = %page.epoch, "entries of the log were missed: what was in memory is dropped");
+                    let why = if page.epoch == cursor.epoch {
+                        "entries of its log were missed"
+                    } else {
+                        "a history of the store begins"
+                    };
+                    tracing::info!(shard = self.number, epoch = %page.epoch, why, "what was in memory is dropped");
                     self.shard.beat.notify_one();
-                    moved = true;
-                    break;
+                    return self.acknowledge().await;
                 }
                 Turn::Stale => return,
             }
@@ -221,25 +275,34 @@ impl<'a, V: Hold> Follower<'a, V> {
                 self.leased.cache.invalidate(&entry.id);
             }
             // Only now: an entry counts as applied when nothing old is left.
-            let Some(last) = page.entries.last() else { break };
+            let Some(last) = page.entries.last() else { return };
             self.shard.applied(last.position);
-            moved = true;
+            // Not at the end alone: somebody waits for it.
+            self.acknowledge().await;
             if last.position >= page.tail {
                 break;
             }
         }
-        if moved {
-            self.acknowledge().await;
-        }
-        if self.shard.standing(self.leased.clock.elapsed()).lag > 0 && moved {
+        if self.shard.standing(self.leased.clock.elapsed()).lag > 0 {
             self.shard.log.notify_one();
         }
+    }
+
+    /// The log could not be read.
+    fn unread(&mut self, error: &StoreError) {
+        tracing::debug!(%error, shard = self.number, "the log was not read");
+        self.shard.unread(error);
+        self.no_page_before = self.leased.clock.elapsed().saturating_add(RETRY);
+        self.no_beat_before = self.no_page_before;
+        // It tells that there is more to read.
+        self.shard.beat.notify_one();
     }
 
     /// Tells those who wait how far this process is.
     async fn acknowledge(&mut self) {
         let beat = self.next(false);
-        if let Err(error) = self.within(self.leases.beat(self.number, &beat)).await {
+        let limit = self.left().max(self.leases.term() / TELLING);
+        if let Err(error) = within(limit, self.leases.beat(self.number, &beat)).await {
             // The next beat says it as well.
             tracing::debug!(%error, shard = self.number, "an acknowledgement failed");
         }
@@ -260,7 +323,12 @@ impl<'a, V: Hold> Follower<'a, V> {
             }
         }
         for member in over_long {
-            match self.within(self.leases.remove(self.number, answer.epoch, &member)).await {
+            let left = self.left();
+            if left.is_zero() {
+                // The next beat tells of the others again.
+                return;
+            }
+            match within(left, self.leases.remove(self.number, answer.epoch, &member)).await {
                 Ok(true) => {
                     tracing::warn!(member = %member.id, shard = self.number, "a replica has been silent since its lease ended")
                 }
@@ -271,10 +339,7 @@ impl<'a, V: Hold> Follower<'a, V> {
     }
 
     /// Says that the lease was lost or obtained, once.
-    fn tell(&mut self, now: Duration, error: Option<&StoreError>) {
-        if let Some(error) = error {
-            self.shard.failed(error);
-        }
+    fn tell(&mut self, now: Duration) {
         let held = self.shard.is_held(now);
         if held == self.held {
             return;
@@ -283,7 +348,7 @@ impl<'a, V: Hold> Follower<'a, V> {
         if held {
             tracing::info!(shard = self.number, "a lease is held: keys are validated from memory");
         } else {
-            let error = error.map_or_else(String::new, ToString::to_string);
+            let error = self.shard.standing(now).trouble.map_or_else(String::new, |error| error.to_string());
             tracing::warn!(
                 shard = self.number,
                 error,
@@ -291,6 +356,15 @@ impl<'a, V: Hold> Follower<'a, V> {
             );
         }
     }
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = || {
+        StoreError::Unavailable(format!(
+            "it did not answer within {limit:?}, which is as long as it may take between two beats"
+        ))
+    };
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// The answer to the beat that is under way, with when it was sent.
@@ -332,3 +406,6 @@ async fn wake<V>(leased: &Leased<V>, leases: &dyn Leases) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ struct State {
     behind: Option<Duration>,
     /// Why the last beat granted nothing. None: it did.
     trouble: Option<StoreError>,
+    /// Why the log was not read. None: it was, or there is nothing to read.
+    unread: Option<StoreError>,
 }
 
 /// A shard, for those who look after the service.
@@ -46,7 +48,7 @@ pub struct Standing {
     pub age: Option<Duration>,
     /// How long the lease still runs. None: there is none.
     pub left: Option<Duration>,
-    /// Why the last beat did not renew it. None: it did.
+    /// Why the last beat did not renew it, or the log could not be read. None: neither.
     pub trouble: Option<StoreError>,
     /// Entries of the log that were heard of and not applied yet.
     pub lag: u64,
@@ -82,6 +84,9 @@ impl Shard {
             state.settled = answer.settled;
             state.trouble = None;
         }
+        if state.lease.lag() == 0 {
+            state.unread = None;
+        }
         state.note_lag(now);
         self.publish(&mut state, turn, renew);
         turn
@@ -92,10 +97,16 @@ impl Shard {
         self.state().trouble = Some(error.clone());
     }
 
+    /// The log could not be read.
+    pub(super) fn unread(&self, error: &StoreError) {
+        self.state().unread = Some(error.clone());
+    }
+
     /// See [`Lease::read`].
     pub(super) fn read(&self, now: Duration, page: &LogPage, renew: impl FnOnce()) -> Turn {
         let mut state = self.state();
         let turn = state.lease.read(now, page);
+        state.unread = None;
         state.note_lag(now);
         self.publish(&mut state, turn, renew);
         turn
@@ -147,7 +158,7 @@ impl Shard {
             epoch: state.lease.epoch(),
             age: state.lease.since().map(|since| now.saturating_sub(since)),
             left: state.lease.until().and_then(|until| until.checked_sub(now)).filter(|left| !left.is_zero()),
-            trouble: state.trouble.clone(),
+            trouble: state.trouble.clone().or_else(|| state.unread.clone()),
             lag: state.lease.lag(),
             behind: state.behind.map(|since| now.saturating_sub(since)),
             members: state.members,
@@ -223,5 +234,24 @@ mod tests {
         assert_eq!(shard.standing(at(1)).trouble, Some(error.clone()));
         shard.beaten(at(10), at(11), TERM, &beaten(5), || {});
         assert_eq!(shard.standing(at(12)).trouble, None);
+    }
+
+    #[test]
+    fn why_the_log_was_not_read_is_known_until_it_is_or_there_is_nothing_to_read() {
+        let shard = Shard::default();
+        let trouble = || shard.standing(at(12)).trouble;
+        let error = StoreError::Unavailable("why".to_owned());
+        shard.beaten(at(10), at(11), TERM, &beaten(5), || {});
+        shard.unread(&error);
+        // More beats that tell of entries do not hide it.
+        shard.beaten(at(10), at(11), TERM, &beaten(7), || {});
+        assert_eq!(trouble(), Some(error.clone()));
+        let page = LogPage { epoch: Epoch([1; 32]), tail: 7, gap: false, entries: Vec::new() };
+        shard.read(at(12), &page, || {});
+        assert_eq!(trouble(), None);
+        shard.unread(&error);
+        shard.applied(7);
+        shard.beaten(at(10), at(11), TERM, &beaten(7), || {});
+        assert_eq!(trouble(), None);
     }
 }

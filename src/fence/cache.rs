@@ -113,7 +113,9 @@ where
     pub fn load(&self, shard: u16, generation: Generation, key: K) -> Load<'_, K, V, E> {
         let mut flights = lock(self.stripe(&key));
         match flights.get(&key) {
-            Some(flight) if flight.generation == generation => Load::Joined(Joined { flight: Arc::clone(flight), ticket: None }),
+            Some(flight) if flight.generation == generation => {
+                Load::Joined(Joined { flight: Arc::clone(flight), ticket: None })
+            }
             // One of another generation is detached by taking its place.
             _ => {
                 let flight = Arc::new(Flight { generation, state: Mutex::new(State::Flying(Waiting::default())) });

@@ -23,7 +23,7 @@ const BUCKETS: [f64; 13] = [250e-6, 500e-6, 1e-3, 2e-3, 3e-3, 5e-3, 10e-3, 25e-3
 
 /// What came of waiting for a fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Result {
+pub(super) enum Came {
     /// Every member has applied the change.
     Acknowledged,
     /// The lease of one had to end.
@@ -34,7 +34,7 @@ pub(super) enum Result {
     Unknown,
 }
 
-impl EncodeLabelValue for Result {
+impl EncodeLabelValue for Came {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let name = match self {
             Self::Acknowledged => "acknowledged",
@@ -48,7 +48,7 @@ impl EncodeLabelValue for Result {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WaitLabels {
-    result: Result,
+    result: Came,
 }
 
 /// How long changes waited.
@@ -101,7 +101,7 @@ impl WaitMetrics {
         registry.register_with_unit("fence_wait_duration", help, Unit::Seconds, self.durations.clone());
     }
 
-    pub(super) fn waited(&self, result: Result, took: Duration) {
+    pub(super) fn waited(&self, result: Came, took: Duration) {
         self.waits.get_or_create(&WaitLabels { result }).inc();
         self.durations.observe(took.as_secs_f64());
         self.total.fetch_add(nanos(took), Ordering::Relaxed);
@@ -112,10 +112,10 @@ impl WaitMetrics {
     pub(super) fn so_far(&self) -> Waits {
         let count = |result| self.waits.get_or_create(&WaitLabels { result }).get();
         let waits = Waits {
-            acknowledged: count(Result::Acknowledged),
-            lapsed: count(Result::Lapsed),
-            time_up: count(Result::TimeUp),
-            unknown: count(Result::Unknown),
+            acknowledged: count(Came::Acknowledged),
+            lapsed: count(Came::Lapsed),
+            time_up: count(Came::TimeUp),
+            unknown: count(Came::Unknown),
             ..Waits::default()
         };
         let total = self.total.load(Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl<F> fmt::Debug for Sizes<F> {
 }
 
 impl<F: Fn() -> Size + Send + Sync + 'static> Collector for Sizes<F> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::result::Result<(), fmt::Error> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let size = (self.0)();
         let gauges = [
             ("records_held", "Records in memory", u64::try_from(size.values).unwrap_or(u64::MAX)),
@@ -165,7 +165,7 @@ impl<F> fmt::Debug for Standings<F> {
 type Of = fn(&Standing) -> f64;
 
 impl<F: Fn() -> Vec<Standing> + Send + Sync + 'static> Collector for Standings<F> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::result::Result<(), fmt::Error> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let standings = (self.0)();
         #[expect(clippy::cast_precision_loss, reason = "counts for people to look at")]
         let gauges: [(&str, &str, Of); 5] = [

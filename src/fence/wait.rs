@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
-use super::metrics::Result as Came;
+use super::metrics::Came;
 use super::{Fence, Hold, Leased, Mode};
 use crate::clock::Throttle;
 use crate::store::{Beaten, Done, Epoch, Leases, Member, StoreError, over};

@@ -132,7 +132,7 @@ fn replicas_missing(replication: Replication, fence: Option<&FenceState>) -> Opt
     }
     let (follow, of_configured) = (follow(connected), of_replicas(configured));
     let remedy = "start the Redis replicas and let them follow the primary (`INFO replication` there shows which do), or \
-                  set store.replicas to how many there are, on every keyclasp";
+                  set store.replicas to how many there are: stop every keyclasp for that first";
     if connected >= needed {
         let spare = connected - needed;
         let meaning = match spare {
@@ -166,7 +166,7 @@ fn replicas_uncounted(replication: Replication) -> Option<Finding> {
                  that is promoted, which can then lack it, and a key whose revocation it lacks passes again",
                 follow(connected)
             ),
-            "set store.replicas to the number that follow, on every keyclasp, or let no more follow than it says",
+            "set store.replicas to the number that follow (stop every keyclasp for that first), or let no more follow than it says",
         )
     })
 }
@@ -182,7 +182,8 @@ fn failover_loses(replication: Replication) -> Option<Finding> {
                  OK, and a key whose revocation it lacks passes again",
                 follow(connected)
             ),
-            "if a replica may be promoted, set store.replicas to how many there are, and store.wait to majority or all",
+            "if a replica may be promoted, set store.replicas to how many there are, and store.wait to majority or all: stop \
+             every keyclasp for that first",
         )
     })
 }
@@ -195,12 +196,22 @@ fn no_lease(fence: &FenceState) -> Option<Finding> {
         (None, Some(_)) if first.lag > 0 => format!("{} of its log are not applied yet", entries(first.lag)),
         (None, Some(_)) => "it was not renewed in time".to_owned(),
     };
+    let remedy = match &first.trouble {
+        // The store answers, and no waiting heals it.
+        Some(StoreError::Refused(_)) => {
+            "see that store.url leads to one primary and nowhere else; where that is the one that was left, restart this \
+             replica then: by itself it never goes back there"
+        }
+        _ => {
+            "see that the store answers, is the primary and has the replicas that store.wait asks for; the lease comes back \
+             by itself then"
+        }
+    };
     Some(finding(
         Severity::Error,
         "NO_LEASE",
         format!("this replica holds no lease of {which}, and without one it validates no key there: {why}"),
-        "see that the store answers, is the primary and has the replicas that store.wait asks for; the lease comes back \
-         by itself then",
+        remedy,
     ))
 }
 
@@ -386,7 +397,7 @@ mod tests {
         let troubled = || Standing { trouble: Some(StoreError::Unavailable("WHY".to_owned())), ..lost() };
         let behind = |seconds| Standing { lag: 3, behind: Some(at(seconds)), ..held() };
         let young = |seconds| Standing { age: Some(at(seconds)), settled: false, ..held() };
-        let table: [(&[Standing], &[&str], &str); 13] = [
+        let table: [(&[Standing], &[&str], &str); 14] = [
             (&[held(), held()], &[], ""),
             (
                 &[Standing::default()],
@@ -405,6 +416,11 @@ mod tests {
                 "every shard, and without one it validates no key there: it was not renewed",
             ),
             (&[Standing { lag: 1, ..lost() }], &["Error NO_LEASE"], "1 entry of its log"),
+            (
+                &[Standing { trouble: Some(StoreError::Refused("TWO SERVERS".to_owned())), ..lost() }],
+                &["Error NO_LEASE"],
+                "TWO SERVERS → see that store.url leads to one primary and nowhere else",
+            ),
             // A beat that failed while the lease still runs is no finding: the next one may renew it.
             (&[Standing { trouble: troubled().trouble, ..held() }], &[], ""),
             (&[behind(20)], &[], ""),

@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, Lease, LoadedKeyring, StoreUrl};
 use crate::fence::{Fence, Member};
 use crate::hash::Hasher;
@@ -31,11 +31,14 @@ use crate::rpc::serve::{Server, bind};
 use crate::service::{Held, Parts, Service, ServiceMetrics, keyring};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::guarded::{Gate, Guarded};
+use crate::store::promised::Promised;
 use crate::store::redis::{RedisConfig, RedisStore};
-use crate::store::{Epoch, Identity, MemberId, Store, StoreError};
+use crate::store::{Epoch, Health as StoreHealth, Identity, MemberId, Store, StoreError};
 
 /// How often the store is asked whether it is there.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How soon it is asked when a call was told of another history.
+const PROBE_SOON: Duration = Duration::from_millis(25);
 /// How often a store that is away is looked for.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 /// How often it is looked whether a lease is held, while none is.
@@ -106,6 +109,8 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     let mut registry = Registry::with_prefix("keyclasp");
     register_build(&mut registry);
     guarded.register(&mut registry);
+    let promised = Promised::default();
+    promised.register(&mut registry);
     metrics.register(&mut registry);
     hasher.register(&mut registry);
 
@@ -171,6 +176,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
             records: Arc::clone(&records),
             speaker: speaker.clone(),
             gate,
+            promised,
         };
         let stopping = stopping.clone();
         async move { stopping.run_until_cancelled_owned(keeper.run()).await.unwrap_or(Ok(())) }
@@ -262,6 +268,22 @@ impl Backend {
         }
     }
 
+    /// As much of [`Store::health`] as has to be asked for all the time: the epochs may be those of some shards.
+    async fn glance(&self, now: Timestamp) -> Result<StoreHealth, StoreError> {
+        match self {
+            Self::Embedded(store) => store.health(now).await,
+            Self::Redis(store) => store.glance().await,
+        }
+    }
+
+    /// Waits until a call was told of another history than those that passed the last check.
+    async fn changed(&self) {
+        match self {
+            Self::Embedded(_) => std::future::pending().await,
+            Self::Redis(store) => store.changed().await,
+        }
+    }
+
     /// The histories that passed the last check, where a store can come to have others.
     fn checked(&self) -> Option<Vec<Epoch>> {
         match self {
@@ -303,6 +325,7 @@ struct Keeper {
     records: Arc<Fence<Held>>,
     speaker: Speaker,
     gate: Gate,
+    promised: Promised,
 }
 
 impl Keeper {
@@ -317,11 +340,19 @@ impl Keeper {
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let told = tokio::select! {
+                _ = ticks.tick() => false,
+                () = self.backend.changed(), if checked.is_some() => {
+                    // Many calls may tell it, again and again.
+                    ticks.reset_after(PROBE_SOON);
+                    ticks.tick().await;
+                    true
+                }
+            };
             let answer = match &checked {
                 None => self.prepare().await.map(Some),
-                Some(before) => match self.probe().await {
-                    Ok(epochs) if epochs == *before => Ok(None),
+                Some(before) => match self.probe(told).await {
+                    Ok(epochs) if before.starts_with(&epochs) => Ok(None),
                     // A new history may be another store, or one that was emptied: nothing goes there
                     // until it has passed.
                     Ok(_) => {
@@ -383,6 +414,7 @@ impl Keeper {
         let store = self.backend.store();
         keyring::reconcile(&*store, &self.loaded.keyring, &self.loaded.retired).await?;
         let health = store.health(self.clock.now()).await?;
+        self.promised.told(&health);
         // What was checked, what the keyring was compared with and what answers now are one history.
         if self.backend.checked().is_some_and(|checked| checked != health.epochs) {
             return Err(StoreError::Unavailable("its history changed while it was checked".to_owned()));
@@ -412,8 +444,11 @@ impl Keeper {
         Ok(health.epochs)
     }
 
-    async fn probe(&self) -> Result<Vec<Epoch>, StoreError> {
-        let health = self.backend.store().health(self.clock.now()).await?;
+    /// The histories of the store as it is now: of all shards, if a call was `told` of another one.
+    async fn probe(&self, told: bool) -> Result<Vec<Epoch>, StoreError> {
+        let now = self.clock.now();
+        let health = if told { self.backend.store().health(now).await? } else { self.backend.glance(now).await? };
+        self.promised.told(&health);
         if health.role == "replica" {
             return Err(StoreError::Unavailable("it is a replica now, and takes no writes".to_owned()));
         }

@@ -21,6 +21,7 @@ pub mod conformance;
 pub mod embedded;
 pub mod guarded;
 mod leases;
+pub mod promised;
 pub mod redis;
 
 use crate::clock::Timestamp;
@@ -540,7 +541,8 @@ pub enum StoreError {
         error: CodecError,
     },
     /// It must not be used at all: another process holds it, it evicts, it is too old, its
-    /// settings contradict the configuration. The text names the remedy. Only at start-up.
+    /// settings contradict the configuration. The text names the remedy, and no waiting heals it. Answered by
+    /// checks, at the start and later, and when the term of leases is to be changed; by no other verb.
     #[error("{0}")]
     Refused(String),
     /// The caller broke the contract of a verb: a bug in this program.

@@ -94,6 +94,21 @@ fn two_replicas_tell_of_their_leases_and_of_what_a_revocation_waited_for() {
     assert_ne!(status(&first)["fence"]["member"], status(&second)["fence"]["member"]);
     // The history is new, and nobody may know yet what leases there were before it.
     status_when(&first, |it| it["fence"]["shards"][0]["settled"] == true && codes(it).is_empty());
+    for (name, value) in [
+        ("keyclasp_log_lag{shard=\"0\"}", 0.0),
+        ("keyclasp_lease_settled{shard=\"0\"}", 1.0),
+        ("keyclasp_memory_turns{shard=\"0\"}", 1.0),
+        ("keyclasp_store_durable", 1.0),
+        ("keyclasp_store_replicas{state=\"connected\"}", 0.0),
+        ("keyclasp_store_replicas{state=\"needed\"}", 0.0),
+    ] {
+        assert_eq!(series(&first, name), Some(value), "{name} in\n{}", first.get("/metrics").1);
+    }
+    let log = first.log();
+    for line in ["a history of the store begins", "a lease is held: keys are validated from memory"] {
+        assert!(log.contains(line), "{line} is missing in\n{log}");
+    }
+    assert!(!log.contains("a crash of the store can lose changes"), "{log}");
 
     let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
     let (_, made) = call(first.listen(), &first.token(), "KeyService/CreateKey", &create);
@@ -131,6 +146,9 @@ fn a_replica_that_is_killed_is_waited_for_once_and_then_gone() {
     let first = Keyclasp::set_up().store(&redis.url()).toml(TERM).start();
     let mut second = beside(&first, &redis.url()).start();
     status_when(&first, |it| it["fence"]["shards"][0]["members"] == 2);
+    assert_eq!(series(&first, "keyclasp_store_durable"), Some(0.0));
+    let log = first.log();
+    assert!(log.contains("a crash of the store can lose changes that were answered OK"), "{log}");
     second.kill9();
     let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
     let (_, made) = call(first.listen(), &first.token(), "KeyService/CreateKey", &create);
@@ -155,6 +173,8 @@ fn a_redis_without_the_replica_that_must_confirm_is_told_of_in_plain_words() {
     let store = &state["store"];
     assert_eq!((&store["replicas"], &store["replicasNeeded"]), (&json!(1), &json!(1)), "{state:#}");
     assert_eq!(series(&server, "keyclasp_lease_left_seconds{shard=\"0\"}"), Some(0.0));
+    assert_eq!(series(&server, "keyclasp_store_replicas{state=\"needed\"}"), Some(1.0));
+    assert_eq!(series(&server, "keyclasp_store_replicas{state=\"connected\"}"), Some(0.0));
     let (said, code) = doctor(&server);
     assert_eq!(code, Some(1), "{said}");
     assert_eq!(
@@ -176,8 +196,29 @@ fn a_redis_without_the_replica_that_must_confirm_is_told_of_in_plain_words() {
         it["store"]["replicasConnected"] == 1 && !it["fence"]["shards"][0]["leaseLeft"].is_null()
     });
     assert!(!codes(&state).contains(&"REPLICAS_MISSING") && !codes(&state).contains(&"NO_LEASE"), "{state:#}");
+    let connected = || series(&server, "keyclasp_store_replicas{state=\"connected\"}");
+    assert!(eventually(BOUND, || (connected() == Some(1.0)).then_some(())).is_some());
     drop(replica);
-    status_when(&server, |it| codes(it).contains(&"REPLICAS_MISSING"));
+    status_when(&server, |it| codes(it).contains(&"REPLICAS_MISSING") && codes(it).contains(&"NO_LEASE"));
+    let ended = || server.log().contains("the lease has ended: keys are not validated").then_some(());
+    assert!(eventually(BOUND, ended).is_some(), "{}", server.log());
+}
+
+/// Only the first shard is looked at all the time; of another one, a beat tells.
+#[test]
+fn another_history_of_one_shard_is_taken_up() {
+    let redis = RedisServer::start();
+    let server = Keyclasp::set_up().store(&redis.url()).toml(TERM).env("KEYCLASP_STORE__SHARDS", "4").start();
+    let before = status_when(&server, |it| !it["fence"]["shards"][3]["leaseLeft"].is_null());
+    redis.run(&["DEL", "kc:{s03}:epoch"]);
+    let after = status_when(&server, |it| {
+        let shard = &it["fence"]["shards"][3];
+        shard["epoch"] != before["fence"]["shards"][3]["epoch"] && !shard["leaseLeft"].is_null()
+    });
+    assert_eq!(after["fence"]["shards"][3]["epoch"], after["store"]["epochs"][3], "{after:#}");
+    for shard in 0..3 {
+        assert_eq!(after["store"]["epochs"][shard], before["store"]["epochs"][shard], "{after:#}");
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl RedisStore {
         // Between the first word and the last, the server may have become another one. A history
         // that was left never comes again, so where all of them are as they were found, all of them
         // were there at the same time.
-        if self.incarnations(budget).await? != found {
+        if self.incarnations(self.shards(), budget).await? != found {
             // Or else the connections lead to different ones, and would for ever.
             self.link.suspect(began);
             return Err(changed());
@@ -111,13 +111,13 @@ impl RedisStore {
         Ok(info)
     }
 
-    /// The incarnation of each shard as it is now.
-    pub(super) async fn incarnations(&self, budget: Budget) -> Result<Vec<Incarnation>, StoreError> {
+    /// The incarnation of each of the first `shards` as it is now.
+    pub(super) async fn incarnations(&self, shards: u16, budget: Budget) -> Result<Vec<Incarnation>, StoreError> {
         let incarnation = async |shard| {
             let call = self.scripts.epoch.call(vec![ShardKeys::new(shard).incarnation()], Vec::new());
             Ok(self.read(&call, budget).await?.0)
         };
-        try_join_all((0..self.shards()).map(incarnation)).await
+        try_join_all((0..shards).map(incarnation)).await
     }
 
     /// Makes a shard usable: it has an incarnation of this node's own afterwards, and a term of leases, which

@@ -1,9 +1,10 @@
-//! The store on Redis (7.0 or newer) or Valkey: one standalone server.
+//! The store on Redis (7.0 or newer) or Valkey: one primary, and the replicas that may take its place.
 //!
-//! Everything that knows where which key lies is in this folder. Every verb is one script on the
-//! shard's primary, which first asks whether the node is a primary and whether the shard is still
-//! the one that it was (`scripts/fence.lua`); only SCAN, which is no shard's, and the `meta` hash
-//! need more than one call.
+//! Everything that knows where which key lies is in this folder. Every verb of a shard is one script on its
+//! primary, which first asks whether the node is a primary and whether the shard is still the one that it was
+//! (`scripts/fence.lua`); where replicas have to confirm what it wrote, a WAIT follows it. No script are:
+//! the walk over all records (SCAN, then a script for those found in each shard), the `meta` hash, health (INFO,
+//! TIME, CONFIG GET, and a script for each epoch), and the wait for log entries (XREAD).
 //!
 //! # Epochs
 //! A shard's *incarnation* is a key that holds the replid of the node that wrote it and 16 random
@@ -15,7 +16,8 @@
 //! has another one, nothing is read or written until the check has been made again: the records that
 //! a commit was computed from may be of a history that was lost, and what lies there now may be
 //! another store, whose settings and peppers nobody has compared. Only health, which is how a new
-//! history is noticed, and the verbs of the pepper checks, which are part of comparing, ask for none.
+//! history is noticed, the verbs of the pepper checks, which are part of comparing, and the wait for log
+//! entries, which only wakes, ask for none.
 //!
 //! # Time
 //! Whether a record or an idempotency entry is past its time is decided by the `now` of the verb.
@@ -30,6 +32,7 @@ mod connection;
 mod dial;
 mod failure;
 mod generation;
+mod health;
 mod info;
 mod keys;
 mod lanes;
@@ -47,6 +50,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{Cmd, Value};
+use tokio::sync::Notify;
 
 pub use config::{DEFAULT_LEASE, RedisConfig, RedisUrl, Shards, Wait};
 
@@ -58,7 +62,7 @@ use self::lanes::Lane;
 use self::script::{Answer, Call, Incarnation, Scripts, Values, unexpected};
 use super::{
     AuditPage, AuditQuery, Commit, Epoch, Found, Health, Identity, Leases, ListPage, ListQuery, LogCursor, LogPage,
-    Outcome, Replication, ScanCursor, ScanPage, Store, StoreError, shard_of,
+    Outcome, ScanCursor, ScanPage, Store, StoreError, shard_of,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::{self, CodecError, Header, IdempotencyEntry};
@@ -79,6 +83,8 @@ pub struct RedisStore {
     entropy: Arc<dyn Entropy>,
     /// How many replicas have to confirm a change.
     confirming: u32,
+    /// A shard was found in another history than the one that has passed.
+    changed: Notify,
     /// What has passed the check.
     known: RwLock<Checked>,
     /// Held by who checks: two of them would not know whose word is the later one.
@@ -127,7 +133,8 @@ impl RedisStore {
         let confirming = confirming.map_err(|error| StoreError::Refused(format!("store.wait {error}")))?;
         let known = RwLock::new(Checked::none(config.lease.unwrap_or(DEFAULT_LEASE)));
         let checking = tokio::sync::Mutex::default();
-        Ok(Self { config, link, scripts: Scripts::new(), entropy, confirming, known, checking })
+        let scripts = Scripts::new();
+        Ok(Self { config, link, scripts, entropy, confirming, changed: Notify::new(), known, checking })
     }
 
     /// [`Self::new`] and [`Self::check`].
@@ -148,23 +155,6 @@ impl RedisStore {
         let get = command("HGET", &[ShardKeys::meta().as_bytes(), field.as_bytes()]);
         let value = self.link.send(Lane::Write, &get, budget).await?;
         Values::of(Value::Array(vec![value]))?.optional_bytes()
-    }
-
-    /// A setting of the server; none where it may not be read. That there was no answer is no such
-    /// reason: "nobody can say" is taken for an answer by whoever insists on durability.
-    async fn setting(&self, name: &str, budget: Budget) -> Result<Option<String>, Failure> {
-        let get = command("CONFIG", &[b"GET", name.as_bytes()]);
-        let value = match self.link.send(Lane::Read, &get, budget).await {
-            // Not permitted, or renamed away.
-            Err(Failure::Denied(_) | Failure::Plain(_)) => return Ok(None),
-            other => other?,
-        };
-        let Value::Map(pairs) = value else { return Ok(None) };
-        Ok(match pairs.into_iter().next() {
-            Some((_, Value::BulkString(bytes))) => String::from_utf8(bytes).ok(),
-            Some((_, Value::SimpleString(text))) => Some(text),
-            _ => None,
-        })
     }
 
     /// Runs a script that reads. Its first argument is the incarnation that it expects.
@@ -189,6 +179,9 @@ impl RedisStore {
         let answer = Answer::parse(value)?;
         if matches!(answer, Answer::NotPrimary | Answer::Changed) {
             self.link.suspect(made);
+        }
+        if matches!(answer, Answer::Changed) {
+            self.changed.notify_one();
         }
         Ok(answer)
     }
@@ -321,32 +314,7 @@ impl Store for RedisStore {
     }
 
     async fn health(&self, _now: Timestamp) -> Result<Health, StoreError> {
-        let budget = self.link.budget();
-        let info = self.info(budget).await?;
-        let epochs = if info.is_primary() {
-            self.incarnations(budget).await?.iter().map(Incarnation::epoch).collect()
-        } else {
-            Vec::new()
-        };
-        let time = self.link.send(Lane::Read, &redis::cmd("TIME"), budget).await?;
-        let mut time = Values::of(time)?;
-        let (seconds, micros) = (time.number()?, time.number()?);
-        let appendfsync = self.setting("appendfsync", budget).await?;
-        let save = self.setting("save", budget).await?;
-        Ok(Health {
-            role: if info.is_primary() { "primary" } else { "replica" }.to_owned(),
-            version: info.version(),
-            epochs,
-            durability: info.durability(appendfsync.as_deref(), save.as_deref()),
-            clock: Some(Timestamp::from_millis(seconds.saturating_mul(1000).saturating_add(micros / 1000))),
-            evicts: info.evicts(),
-            fullness: info.fullness(),
-            replication: Some(Replication {
-                connected: info.followers(),
-                needed: self.confirming,
-                configured: self.config.replicas,
-            }),
-        })
+        self.look(self.shards()).await
     }
 
     fn shards(&self) -> u16 {

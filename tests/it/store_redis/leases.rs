@@ -231,3 +231,26 @@ async fn the_term_is_not_changed_while_somebody_runs() {
     assert_eq!(running.health(now()).await.unwrap().epochs, before);
     assert_eq!(connect(with(None)).await.unwrap().term(), SHORT);
 }
+
+#[tokio::test]
+async fn a_glance_asks_for_one_shard_and_a_call_tells_of_the_others() {
+    let OnRedis { server, store } = on_four_shards().await;
+    let scripts = || -> u64 {
+        let stats: String = server.command(&["INFO", "commandstats"]);
+        let calls = stats
+            .lines()
+            .filter(|line| line.starts_with("cmdstat_evalsha:"))
+            .map(|line| line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap());
+        calls.sum()
+    };
+    let health = store.health(now()).await.unwrap();
+    let before = scripts();
+    let glance = store.glance().await.unwrap();
+    assert_eq!(scripts(), before + 1);
+    assert_eq!((glance.epochs, glance.role), (health.epochs[..1].to_vec(), health.role));
+    server.run(&["DEL", "kc:{s03}:epoch"]);
+    assert!(store.beat(0, &beat(1, None)).await.is_ok());
+    assert!(tokio::time::timeout(Duration::ZERO, store.changed()).await.is_err());
+    assert!(store.beat(3, &beat(1, None)).await.is_err());
+    store.changed().await;
+}

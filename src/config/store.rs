@@ -23,7 +23,8 @@ section! {
         /// and not to be changed later. 16 is good advice where a Cluster may follow.
         shards: Shards = 1,
         /// Redis replicas that may be promoted to primary, not counting the primary. With any, a change is
-        /// answered only when `wait` of the nodes have it.
+        /// answered only when `wait` of the nodes have it. The same for every keyclasp on one store, `wait` too: to
+        /// change them, stop all of them first.
         replicas: Number<0, 5> = 0,
         /// How many nodes must have a change before it is answered, the primary among them: `majority`, `all` or
         /// a number. `majority` is enough only where the replica that is promoted is the one that has most.

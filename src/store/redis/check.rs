@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 
 use super::connection::Budget;
@@ -25,10 +25,12 @@ impl RedisStore {
     /// history nothing is read or written until then.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] while the server is out of reach: try again;
+    /// [`StoreError::Unavailable`] while the server is out of reach, and while it is not plain whether those live
+    /// who have changes confirmed by another number of replicas (`confirm`): try again;
     /// [`StoreError::Refused`] when it must not be used. Once a check has passed, it was configured
     /// right: what a failover or its operator may mend is `Unavailable` from then on, and only what
-    /// no waiting heals (its version, its mode, the number of shards, the term of leases) is `Refused`.
+    /// no waiting heals (its version, its mode, the number of shards, the term of leases, how many replicas
+    /// confirm a change) is `Refused`.
     /// What was known before stays known.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.pass(Terms::AsConfigured).await.map(drop)
@@ -63,7 +65,10 @@ impl RedisStore {
         let (expected, term) = (terms.expected(Some(first.1)), first.1);
         let others = (1..self.shards()).map(|shard| self.hello(shard, expected, term, budget));
         let mut all = vec![first];
-        all.extend(try_join_all(others).await?);
+        // All of them are heard, for one may tell that others have to be waited for.
+        for other in join_all(others).await {
+            all.push(other?);
+        }
         let term = all.iter().map(|(_, term)| *term).max().unwrap_or(term);
         let found: Vec<_> = all.into_iter().map(|(incarnation, _)| incarnation).collect();
         // Between the first word and the last, the server may have become another one. A history
@@ -78,6 +83,7 @@ impl RedisStore {
         let is_another = !before.is_empty() && before != found;
         let shards = found.into_iter().map(|incarnation| Known { incarnation, epoch: incarnation.epoch() }).collect();
         self.learn(Checked { term, shards });
+        self.strangers.forget();
         if is_another {
             // Where the others lead that were made before, nobody knows: maybe to a server that was left and
             // lives on.
@@ -120,8 +126,9 @@ impl RedisStore {
         try_join_all((0..shards).map(incarnation)).await
     }
 
-    /// Makes a shard usable: it has an incarnation of this node's own afterwards, and a term of leases, which
-    /// is `expected` (none: whichever) and `new` where there was none.
+    /// Makes a shard usable: it has an incarnation of this node's own afterwards, the number of replicas that
+    /// confirm a change which is configured, and a term of leases, which is `expected` (none: whichever) and `new`
+    /// where there was none.
     async fn hello(
         &self,
         shard: u16,
@@ -132,8 +139,11 @@ impl RedisStore {
         let random: [u8; 16] = self.random()?;
         let ours = self.shards().to_string();
         let mut keys = vec![ShardKeys::new(shard).incarnation()];
-        let mut args =
-            vec![random.to_vec(), expected.map_or_else(Vec::new, |term| decimal(millis(term))), decimal(millis(new))];
+        let expected = expected.map_or_else(Vec::new, |term| decimal(millis(term)));
+        let silent = self.strangers.silent(shard, self.link.now());
+        let mut args = vec![random.to_vec(), expected, decimal(millis(new)), decimal(self.confirming.into())];
+        args.push(silent.len().to_string().into_bytes());
+        args.extend(silent.into_iter().flat_map(|(id, row)| [id, row]));
         if shard == 0 {
             keys.push(ShardKeys::meta());
             args.extend([SHARDS.into(), ours.clone().into_bytes()]);
@@ -142,6 +152,7 @@ impl RedisStore {
         match self.run(Lane::Write, &call, budget).await? {
             Answer::Ok(incarnation, mut values) => Ok((incarnation, Duration::from_millis(values.number()?))),
             Answer::NotPrimary => Err(self.not_primary()),
+            Answer::Confirm(other) => Err(self.strangers(shard, &other)),
             Answer::Lease(stored) => Err(StoreError::Refused(self.other_term(shard, stored, new))),
             Answer::Setting(stored) => {
                 let stored = String::from_utf8_lossy(&stored);

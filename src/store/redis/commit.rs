@@ -33,7 +33,7 @@ impl RedisStore {
             }
             Answer::NotPrimary => Err(self.not_primary()),
             Answer::Changed => Err(changed()),
-            Answer::Setting(_) | Answer::Lease(_) => Err(unexpected("a script's answer")),
+            Answer::Setting(_) | Answer::Lease(_) | Answer::Confirm(_) => Err(unexpected("a script's answer")),
         }
     }
 

@@ -16,6 +16,7 @@
 //! | `kc:{sNN}:m` | hash | members: by their id in hex, `<last beat>:<last entry applied>` |
 //! | `kc:{sNN}:settled` | string | the incarnation in which no lease of an earlier one can still run |
 //! | `kc:{sNN}:lease` | string | the term of leases in milliseconds, in every shard the same |
+//! | `kc:{sNN}:confirm` | string | how many replicas confirm a change, in every shard the same |
 //! | `kc:{sNN}:barrier` | string | a counter that means nothing |
 //!
 //! Scripts make some of these names themselves, from that of the incarnation: see

@@ -28,6 +28,7 @@ mod audit;
 mod check;
 mod commit;
 mod config;
+mod confirm;
 mod connection;
 mod dial;
 mod failure;
@@ -54,6 +55,7 @@ use tokio::sync::Notify;
 
 pub use config::{DEFAULT_LEASE, RedisConfig, RedisUrl, Shards, Wait};
 
+use self::confirm::Strangers;
 use self::connection::{Budget, Link};
 use self::failure::Failure;
 use self::generation::Generation;
@@ -83,6 +85,8 @@ pub struct RedisStore {
     entropy: Arc<dyn Entropy>,
     /// How many replicas have to confirm a change.
     confirming: u32,
+    /// Members who go by another number of them, as a check saw them.
+    strangers: Strangers,
     /// A shard was found in another history than the one that has passed.
     changed: Notify,
     /// What has passed the check.
@@ -133,8 +137,8 @@ impl RedisStore {
         let confirming = confirming.map_err(|error| StoreError::Refused(format!("store.wait {error}")))?;
         let known = RwLock::new(Checked::none(config.lease.unwrap_or(DEFAULT_LEASE)));
         let checking = tokio::sync::Mutex::default();
-        let scripts = Scripts::new();
-        Ok(Self { config, link, scripts, entropy, confirming, changed: Notify::new(), known, checking })
+        let (scripts, strangers) = (Scripts::new(), Strangers::default());
+        Ok(Self { config, link, scripts, entropy, confirming, strangers, changed: Notify::new(), known, checking })
     }
 
     /// [`Self::new`] and [`Self::check`].

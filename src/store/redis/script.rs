@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::Value;
 use sha2::{Digest, Sha256};
 
+use super::confirm::Other;
 use super::resp::write_command;
 use crate::key::codec::CodecError;
 use crate::store::{Epoch, StoreError};
@@ -51,7 +52,7 @@ impl Scripts {
     /// All of them.
     pub(super) fn new() -> Self {
         Self {
-            hello: script!(TAKES_AWAY, "hello.lua"),
+            hello: script!(TAKES_AWAY, "rows.lua", "hello.lua"),
             epoch: script!(READS, "epoch.lua"),
             get: script!(READS, "get.lua"),
             list: script!(READS, "list.lua"),
@@ -166,6 +167,8 @@ pub(super) enum Answer {
     Setting(Vec<u8>),
     /// Hello: the store has another term of leases, this one.
     Lease(Duration),
+    /// Hello: the members of the shard go by another number of replicas that confirm a change.
+    Confirm(Other),
     /// Commit: a record is not what was expected.
     Conflict,
     /// Commit: the idempotency slot holds this entry.
@@ -186,6 +189,14 @@ impl Answer {
             b"epoch" => Self::Changed,
             b"setting" => Self::Setting(values.bytes()?),
             b"lease" => Self::Lease(Duration::from_millis(values.number()?)),
+            b"confirm" => {
+                let (confirm, mut found) = (values.number()?, values.array()?);
+                let mut rows = Vec::new();
+                while !found.is_empty() {
+                    rows.push((found.bytes()?, found.bytes()?));
+                }
+                Self::Confirm(Other { confirm, rows, term: Duration::from_millis(values.number()?) })
+            }
             status => {
                 let incarnation = values.incarnation()?;
                 match status {

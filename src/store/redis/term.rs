@@ -14,6 +14,10 @@ use crate::store::{Beaten, Leases as _, Member, Store as _, StoreError, over};
 
 /// A timer may be late.
 const SLACK: Duration = Duration::from_millis(50);
+/// Longest that this takes: twice the longest term, for the first shard and then for the others.
+const LONGEST_WATCH: Duration = Duration::from_secs(150);
+/// How often it is looked whether others live.
+const AGAIN: Duration = Duration::from_millis(50);
 /// Members are looked at so often in a term; who lives beats five times.
 const LOOKS: u32 = 10;
 
@@ -26,7 +30,7 @@ impl RedisStore {
     /// [`StoreError::Refused`] when replicas are running, and as [`Self::check`]. What was done for some
     /// shards only is refused by every check until this is repeated.
     pub async fn set_lease(&self, term: Duration) -> Result<(), StoreError> {
-        let before = self.check_any_term().await?;
+        let before = self.sole().await?;
         let silent = self.silent(before).await?;
         for (shard, members) in (0..).zip(silent) {
             for member in &members.members {
@@ -41,6 +45,20 @@ impl RedisStore {
         // Nothing is known of the histories that have begun.
         self.learn(Checked::none(term));
         Ok(())
+    }
+
+    /// [`Self::check_any_term`], and waits until it is plain whether those live who go by another number of replicas
+    /// that confirm a change, where there are some.
+    async fn sole(&self) -> Result<Duration, StoreError> {
+        let ends = self.link.now().saturating_add(LONGEST_WATCH);
+        loop {
+            match self.check_any_term().await {
+                Err(StoreError::Unavailable(_)) if self.strangers.are_watched() && self.link.now() < ends => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                checked => return checked,
+            }
+        }
     }
 
     /// The shards, once nobody can hold a lease of the term `before` who is not among the members; and of

@@ -1,6 +1,6 @@
 //! Leases as only a server can show them: emptied, full, forgetful, restarted, damaged; and their term.
 
-use keyclasp::store::redis::DEFAULT_LEASE;
+use keyclasp::store::redis::{DEFAULT_LEASE, Wait};
 
 use super::*;
 
@@ -230,6 +230,64 @@ async fn the_term_is_not_changed_while_somebody_runs() {
     beating.await.unwrap();
     assert_eq!(running.health(now()).await.unwrap().epochs, before);
     assert_eq!(connect(with(None)).await.unwrap().term(), SHORT);
+}
+
+/// How many replicas confirm a change is stored as well. Another number is refused while somebody goes by the one
+/// before, and is taken once nobody does: then whoever went by it is out.
+#[tokio::test]
+async fn how_many_replicas_confirm_is_the_same_for_everybody() {
+    let server = RedisServer::start();
+    let of = |replicas, wait| {
+        let config = RedisConfig { lease: Some(SHORT), replicas, wait, ..config(&server, 4) };
+        RedisStore::new(config, Arc::new(OsEntropy), Arc::new(SystemClock::new())).unwrap()
+    };
+    let unconfirmed = |number| Beat { confirmed: false, ..beat(number, None) };
+    let stored = |shard| server.command::<String>(&["GET", &format!("kc:{{s{shard:02x}}}:confirm")]);
+    let (none, one) = (of(0, Wait::Majority), of(1, Wait::All));
+    one.check().await.unwrap();
+    none.check().await.unwrap();
+    assert_eq!((stored(0), stored(3)), ("0".to_owned(), "0".to_owned()), "nobody was there");
+    for shard in 0..4 {
+        assert!(one.members(shard).await.is_err(), "another history has begun");
+        none.beat(shard, &unconfirmed(1)).await.unwrap();
+    }
+
+    // Whether who has a row lives is not known yet; then it is.
+    let waiting = one.check().await;
+    assert!(matches!(&waiting, Err(StoreError::Unavailable(text)) if text.contains("waiting until")), "{waiting:?}");
+    none.beat(0, &unconfirmed(2)).await.unwrap();
+    let text = refused(one.check().await);
+    for part in ["confirmed by 0 of", "says 1", "store.replicas and store.wait", "stop all of them first"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let tool = of(1, Wait::All);
+    let live = async {
+        for number in 3.. {
+            none.beat(0, &unconfirmed(number)).await.unwrap();
+            tokio::time::sleep(SHORT / 30).await;
+        }
+    };
+    tokio::select! {
+        () = live => {}
+        answer = tool.set_lease(Duration::from_secs(2)) => assert!(refused(answer).contains("confirmed by 0 of")),
+    }
+    // The same number by another way.
+    of(1, Wait::Nodes(1)).check().await.unwrap();
+    assert_eq!((stored(0), none.members(0).await.unwrap().members.len()), ("0".to_owned(), 1));
+
+    // It falls silent.
+    let (clock, began) = (SystemClock::new(), none.members(0).await.unwrap());
+    until("it counts as silent", async || one.check().await.is_ok()).await;
+    assert!(clock.elapsed() >= SHORT, "a lease may still have run");
+    assert_eq!((stored(0), stored(3)), ("1".to_owned(), "1".to_owned()));
+    assert!(one.members(0).await.unwrap().members.is_empty() && one.checked()[0] != began.epoch);
+    for shard in 0..4 {
+        assert!(none.beat(shard, &unconfirmed(1000)).await.is_err());
+        one.beat(shard, &unconfirmed(1)).await.unwrap();
+    }
+    assert!(matches!(none.check().await, Err(StoreError::Unavailable(_))));
+    one.beat(0, &unconfirmed(2)).await.unwrap();
+    assert!(refused(none.check().await).contains("confirmed by 1 of"));
 }
 
 #[tokio::test]

@@ -15,10 +15,11 @@ use crate::store::{Beaten, Done, Epoch, Leases, Member, StoreError, over};
 /// Looks at the members without a pause between them: the others mostly need less than a millisecond, which is the
 /// least that a timer of tokio takes, and one look serves all who wait.
 const EAGER: u32 = 3;
-/// Longest pause between two looks at the members; it doubles up to this.
+/// Pauses between the others: this part of what was waited so far, so that nobody waits for much longer than for
+/// the last one to acknowledge, and who is waited for until its lease ends is not looked at all the time.
+const PAUSE: u32 = 4;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
-/// The first one.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Longest that the rows of the silent are seen to, once nobody has to be waited for any more.
 const LONGEST_REMOVAL: Duration = Duration::from_millis(250);
 /// How much sooner than the caller's time is up the wait ends, so that the answer still arrives.
@@ -163,8 +164,8 @@ impl<'a, V> Waiting<'a, V> {
     }
 
     async fn until(mut self, ends: Option<Duration>) -> Result<Waited, Unfenced> {
-        let mut pause = FIRST_PAUSE;
-        let mut looked = self.leased.clock.elapsed();
+        let began = self.leased.clock.elapsed();
+        let mut looked = began;
         let mut looks = 0;
         loop {
             let now = self.leased.clock.elapsed();
@@ -176,6 +177,7 @@ impl<'a, V> Waiting<'a, V> {
                 return Ok(self.give_up_the_silent(ends).await);
             }
             let rest = self.over_at.saturating_sub(now);
+            let pause = (now.saturating_sub(began) / PAUSE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
             if let Some(ends) = ends
                 && now.saturating_add(pause).saturating_add(WAY_BACK) >= ends
             {
@@ -184,7 +186,6 @@ impl<'a, V> Waiting<'a, V> {
             looks += 1;
             if looks > EAGER {
                 tokio::time::sleep(pause.min(rest)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             // While the store does not answer, leases end all the same, and so does the caller's time.
             let bound = self.left(ends).min(self.over_at.saturating_sub(self.leased.clock.elapsed()));

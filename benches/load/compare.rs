@@ -98,7 +98,7 @@ pub(crate) async fn compare(
             let (low, high) = (rates.clone().fold(f64::MAX, f64::min), rates.fold(0.0, f64::max));
             writeln!(
                 text,
-                "| {} | {} ({}–{}) | {} | {} | {} | {:.2} µs | {} | {} | {} | {} |",
+                "| {} | {} ({}–{}) | {} | {} | {} | {:.2} µs | {} | {} | {} | {} | {} | {} | {} |",
                 contender.name,
                 number(of(|one| one.rate)),
                 number(low),
@@ -108,6 +108,9 @@ pub(crate) async fn compare(
                 times(of(|one| one.p999)),
                 of(|one| one.cpu),
                 ratio(against(0, |one| one.rate)),
+                ratio(against(0, |one| one.p50)),
+                ratio(against(0, |one| one.p99)),
+                ratio(against(0, |one| one.p999)),
                 ratio(against(0, |one| one.cpu)),
                 ratio(against(1, |one| one.rate)),
                 ratio(against(1, |one| one.cpu)),
@@ -128,13 +131,12 @@ pub(crate) async fn compare(
 
 const INTRODUCTION: &str = "\
 Server on one core, client on the other. Medians of the repetitions; in brackets the least and the
-most. \"× no-op\" are ratios of runs of the same repetition: calls a second, then CPU of the server
-for a call. With one call in flight across two cores both sides sleep and are woken for each call, and
+most. \"× no-op\" and \"× stock\" are ratios of runs of the same repetition; CPU is the server's for a call. With one call in flight across two cores both sides sleep and are woken for each call, and
 that is most of what is measured; the same on one core is further down.";
 
 const HEAD: &str = "\
-| server | calls/s | p50 | p99 | p99.9 | CPU a call | calls × no-op | CPU × no-op | calls × stock | CPU × stock |
-|---|---|---|---|---|---|---|---|---|---|
+| server | calls/s | p50 | p99 | p99.9 | CPU a call | calls × no-op | p50 × | p99 × | p99.9 × | CPU × | calls × stock | CPU × |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 fn ratio(value: f64) -> String {

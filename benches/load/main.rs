@@ -93,6 +93,8 @@ enum Command {
     Hit {
         /// Why it may be: `embedded` or `leased`.
         mode: String,
+        /// The cores that make it at the same time.
+        cores: Vec<usize>,
     },
     /// Many keys in memory.
     Memory {
@@ -258,9 +260,9 @@ fn main() -> anyhow::Result<()> {
             let reads = runtime.block_on(Reads::here(&url, &ids, calls))?;
             println!("{} {} {} {}", reads.ping, reads.get, reads.fenced, reads.fenced_p99);
         }
-        Command::Hit { mode } => {
+        Command::Hit { mode, cores } => {
             let mode = Mode::ALL.into_iter().find(|one| one.name() == mode).context("no such mode")?;
-            println!("{}", runtime.block_on(memory::hit(mode))?);
+            println!("{}", runtime.block_on(memory::hit(mode, &cores))?);
         }
         Command::Memory { keys, room } => println!("{}", runtime.block_on(Many::here(keys, room))?.text()),
         Command::FillEmbedded { dir, keys } => runtime.block_on(fill::embedded(&dir, keys))?,

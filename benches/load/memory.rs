@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 use std::process::Command;
+use std::sync::Barrier;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use keyclasp::clock::{Clock as _, SystemClock};
 use keyclasp::random::{self, SeededEntropy};
 
@@ -25,22 +26,33 @@ const BATCH: usize = 100_000;
 /// Exponent of the Zipf distribution.
 const EXPONENT: f64 = 1.0;
 
-/// How many nanoseconds a check of one key takes that is answered from memory: the median of batches.
-pub(crate) async fn hit(mode: Mode) -> anyhow::Result<f64> {
+/// How many nanoseconds a check of one key takes that is answered from memory, made on each of these cores at
+/// the same time: the median of batches, on the slowest core.
+pub(crate) async fn hit(mode: Mode, cores: &[usize]) -> anyhow::Result<f64> {
     let made = Made::new(mode, 1, 1 << 20).await?;
     let text = made.texts.first().context("no key")?;
     made.check(text)?;
-    let (clock, mut each) = (SystemClock::new(), Vec::new());
-    let reads = made.reads();
-    for _ in 0..CHECKS / BATCH {
-        let begin = clock.elapsed();
-        for _ in 0..BATCH {
-            made.check(std::hint::black_box(text))?;
+    let (reads, together) = (made.reads(), Barrier::new(cores.len()));
+    let on = |core: usize| {
+        machine::pin(core)?;
+        let (clock, mut each) = (SystemClock::new(), Vec::new());
+        together.wait();
+        for _ in 0..CHECKS / BATCH {
+            let begin = clock.elapsed();
+            for _ in 0..BATCH {
+                made.check(std::hint::black_box(text))?;
+            }
+            each.push(nanos(clock.elapsed() - begin, BATCH));
         }
-        each.push(nanos(clock.elapsed() - begin, BATCH));
-    }
+        anyhow::Ok(median(each))
+    };
+    let medians = std::thread::scope(|scope| {
+        let threads: Vec<_> = cores.iter().map(|core| scope.spawn(|| on(*core))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread died"))?);
+        joined.collect::<anyhow::Result<Vec<f64>>>()
+    })?;
     ensure!(made.reads() == reads, "a check was not answered from memory");
-    Ok(median(each))
+    Ok(medians.into_iter().fold(0.0, f64::max))
 }
 
 /// What many keys come to; as text, since a process of its own finds it out.
@@ -158,6 +170,7 @@ fn nanos(took: std::time::Duration, checks: usize) -> f64 {
 fn outside(run: &Run, args: &[&str]) -> anyhow::Result<String> {
     let program = if args.is_empty() { &run.programs.allocations } else { &run.programs.load };
     let mut command = Command::new("taskset");
+    // A thread that shall run on another core moves itself there.
     command.arg("-c").arg(run.cores.server.to_string()).arg(program).args(args);
     let output = command.output()?;
     ensure!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
@@ -169,10 +182,14 @@ pub(crate) fn memory(run: &Run, report: &mut Report) -> anyhow::Result<()> {
     let mut text = HITS.to_owned();
     let allocations = outside(run, &[])?;
     for (mode, allocations) in Mode::ALL.into_iter().zip(allocations.lines()) {
-        let times =
-            (0..run.repetitions.min(5)).map(|_| anyhow::Ok(outside(run, &["hit", mode.name()])?.trim().parse()?));
-        let nanos = median(times.collect::<anyhow::Result<Vec<f64>>>()?);
-        writeln!(text, "| {} | {nanos:.0} ns | {allocations} |", mode.name())?;
+        let (one, other) = (run.cores.server.to_string(), run.cores.client.to_string());
+        let hits = |cores: &[&str]| {
+            let args = [&["hit", mode.name()], cores].concat();
+            let times = (0..run.repetitions.min(5)).map(|_| anyhow::Ok(outside(run, &args)?.trim().parse()?));
+            Ok::<_, anyhow::Error>(median(times.collect::<anyhow::Result<Vec<f64>>>()?))
+        };
+        let (nanos, two) = (hits(&[&one])?, hits(&[&one, &other])?);
+        writeln!(text, "| {} | {nanos:.0} ns | {two:.0} ns | {allocations} |", mode.name())?;
         let what = format!("A hit alone, {}: digest, look-up, decision", mode.name());
         report.target(&what, "≤ 1 µs", format!("{:.2} µs", nanos / 1000.0), nanos <= 1000.0);
         let few = allocations.trim().parse::<u64>()? <= 2;
@@ -229,7 +246,7 @@ fn rate(nanos: f64) -> String {
 }
 
 const INTRODUCTION: &str = "\
-The service's own check of a key, called in a loop by one thread: digest of the text, the lease, look-up,
+The service's own check of a key, called in a loop by one thread, or by one on each of two cores: digest of the text, the lease, look-up,
 decision, counters. The store behind it makes records up and grants leases, and is asked once for each key.
 Allocations are counted by an allocator that counts, over 1,000 checks, rounded up. The second table is
 with a lease. Zipf: the n-th key is asked for as often as 1/n. The process's growth holds the digests of the
@@ -237,8 +254,8 @@ first 100,000 verified texts as well, which are not kept in the cache; a key has
 answer as the wire writes it.";
 
 const HITS: &str = "\
-| a hit, one key | time | allocations |
-|---|---|---|
+| a hit, one key | time | on two cores at a time, the same key | allocations |
+|---|---|---|---|
 ";
 
 const MANY: &str = "

@@ -120,12 +120,12 @@ async fn who_ends_a_key_again_and_again_without_time_to_wait_has_it_written_once
     // From now on there is always somebody to wait for.
     b.world.store.hold_up(Verb::Log);
     let own = |ends| a.world.service.own.revoke(&text, Reason::from_static(""), "192.0.2.9", ends);
-    let (position, began) = (a.tail().await, a.world.clock.elapsed());
+    let (position, began) = (a.tail(id).await, a.world.clock.elapsed());
     for _ in 0..100 {
         let error = own(Some(a.world.clock.elapsed() + Duration::from_millis(10))).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFenced, "{error:?}");
     }
-    let writes = a.tail().await - position;
+    let writes = a.tail(id).await - position;
     let took = a.world.clock.elapsed().saturating_sub(began).as_secs();
     assert!((1..=took + 1).contains(&writes), "{writes} writes in {took} s");
     // Who has the time is told, of whichever write it was.

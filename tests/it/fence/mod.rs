@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyclasp::clock::SystemClock;
-use keyclasp::key::ApiKey;
+use keyclasp::fence::Standing;
+use keyclasp::key::{ApiKey, KeyId};
 use keyclasp::random::OsEntropy;
 use keyclasp::service::Fence;
 use keyclasp::service::validate::Outcome;
 use keyclasp::store::embedded::EmbeddedConfig;
-use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl};
-use keyclasp::store::{Beaten, Epoch, Leases, Store};
+use keyclasp::store::redis::{RedisConfig, RedisStore, RedisUrl, Shards};
+use keyclasp::store::{Beaten, Epoch, Leases, Store, shard_of};
 use tokio::task::JoinHandle;
 
 use crate::support::meddled::Verb;
@@ -32,12 +33,16 @@ use crate::support::{TempDir, until};
 
 /// The term of leases in these tests.
 const TERM: Duration = Duration::from_millis(300);
+/// Shards where there is more than one.
+const SHARDS: u16 = 4;
 
 /// What processes share.
 enum Fleet {
     /// A directory, which the only process there is has locked.
     Embedded(Alone),
     Standalone(RedisServer),
+    /// With [`SHARDS`] shards.
+    Sharded(RedisServer),
     /// Behind an address that moves.
     Replicated(Replicated, Proxy),
 }
@@ -62,6 +67,10 @@ impl Fleet {
         Self::Standalone(RedisServer::start())
     }
 
+    async fn sharded() -> Self {
+        Self::Sharded(RedisServer::start())
+    }
+
     async fn replicated() -> Self {
         let servers = Replicated::start();
         let proxy = Proxy::start(servers.primary.port());
@@ -71,17 +80,18 @@ impl Fleet {
     fn config(&self) -> RedisConfig {
         let (url, replicas) = match self {
             Self::Embedded(_) => panic!("there is no Redis"),
-            Self::Standalone(server) => (server.url(), 0),
+            Self::Standalone(server) | Self::Sharded(server) => (server.url(), 0),
             Self::Replicated(_, proxy) => (format!("redis://127.0.0.1:{}", proxy.port()), 1),
         };
-        RedisConfig { replicas, lease: Some(TERM), ..RedisConfig::new(RedisUrl::parse(&url).unwrap()) }
+        let shards = Shards::parse(if matches!(self, Self::Sharded(_)) { SHARDS } else { 1 }).unwrap();
+        RedisConfig { shards, replicas, lease: Some(TERM), ..RedisConfig::new(RedisUrl::parse(&url).unwrap()) }
     }
 
     /// The server that processes are led to at first.
     fn primary(&self) -> &RedisServer {
         match self {
             Self::Embedded(_) => panic!("there is no Redis"),
-            Self::Standalone(server) => server,
+            Self::Standalone(server) | Self::Sharded(server) => server,
             Self::Replicated(servers, _) => &servers.primary,
         }
     }
@@ -92,7 +102,7 @@ impl Fleet {
             Self::Embedded(Alone { world, store, .. }) => {
                 Process { world: Arc::clone(world), store: Arc::clone(store), membership: None }
             }
-            Self::Standalone(_) | Self::Replicated(..) => self.join_as(self.config()).await,
+            Self::Standalone(_) | Self::Sharded(_) | Self::Replicated(..) => self.join_as(self.config()).await,
         }
     }
 
@@ -197,9 +207,14 @@ impl Process {
         .await;
     }
 
-    /// The position of the last change in the log.
-    async fn tail(&self) -> u64 {
-        self.store.log(0, None, 1).await.unwrap().tail
+    /// The shard of a key.
+    fn shard_of(&self, key: KeyId) -> u16 {
+        shard_of(key.bucket(), self.store.shards())
+    }
+
+    /// The position of the last change in the log of the key's shard.
+    async fn tail(&self, key: KeyId) -> u64 {
+        self.store.log(self.shard_of(key), None, 1).await.unwrap().tail
     }
 
     /// It falls silent: no beat, no log; what it has in memory stays. On the embedded store it does neither anyway.
@@ -214,19 +229,34 @@ impl Process {
         &self.membership.as_ref().expect("a process among others").redis
     }
 
-    /// Who holds leases, where there are any.
-    async fn shard(&self) -> Beaten {
-        self.redis().members(0).await.unwrap()
+    /// How it stands in the shard of a key, where there are leases.
+    fn standing(&self, key: KeyId) -> Standing {
+        self.world.records.standings()[usize::from(self.shard_of(key))].clone()
     }
 
-    /// The history, where there are leases.
-    async fn epoch(&self) -> Epoch {
-        self.shard().await.epoch
+    /// Who holds leases in the shard of a key, where there are any.
+    async fn shard(&self, key: KeyId) -> Beaten {
+        self.redis().members(self.shard_of(key)).await.unwrap()
     }
 
-    /// How many hold leases, where there are any.
-    async fn members(&self) -> usize {
-        self.shard().await.members.len()
+    /// The history of the key's shard, where there are leases.
+    async fn epoch(&self, key: KeyId) -> Epoch {
+        self.shard(key).await.epoch
+    }
+
+    /// How many hold leases in the shard of a key, where there are any.
+    async fn members(&self, key: KeyId) -> usize {
+        self.shard(key).await.members.len()
+    }
+
+    /// Waits until it has applied and acknowledged what there is, and is doing nothing about it any more: what is
+    /// read from now on stays in memory.
+    async fn up_to_date(&self) {
+        let records = &self.world.records;
+        until("all has been applied", async || records.standings().iter().all(|standing| standing.lag == 0)).await;
+        // Shards beat equally often, but not in step.
+        let beats = self.world.store.calls(Verb::Beat) + 2 * u64::from(self.store.shards());
+        until("it beats", async || self.world.store.calls(Verb::Beat) > beats).await;
     }
 }
 

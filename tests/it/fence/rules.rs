@@ -22,22 +22,13 @@ use crate::support::until;
 /// What a crash does that loses the members and not the keys.
 const CRASH: [&str; 3] = ["DEL", "kc:{s00}:m", "kc:{s00}:epoch"];
 
-/// Waits until a process has applied and acknowledged what there is, and is doing nothing about it any more.
-async fn up_to_date(process: &Process) {
-    until("all has been applied", async || process.world.records.standings()[0].lag == 0).await;
-    for _ in 0..2 {
-        let beats = process.world.store.calls(Verb::Beat);
-        until("it beats", async || process.world.store.calls(Verb::Beat) > beats).await;
-    }
-}
-
 /// Two processes, and a key that the second one has in memory: it has applied and acknowledged what there is, and does
 /// nothing about it any more.
 async fn with_a_warm_key(fleet: &Fleet) -> ([Process; 2], KeyId, ApiKey) {
     let [a, b] = fleet.processes().await;
     let (id, text) = a.world.key(None).await;
     // First: the entry of its creation drops the key from memory.
-    up_to_date(&b).await;
+    b.up_to_date().await;
     b.warm(&text).await;
     ([a, b], id, text)
 }
@@ -118,7 +109,7 @@ async fn in_a_new_history_the_leases_of_the_old_one_are_waited_for() {
 async fn who_waits_while_the_history_changes_does_not_know() {
     let fleet = Fleet::standalone().await;
     let ([a, b], id, text) = with_a_silent_one(&fleet).await;
-    let tail = a.tail().await;
+    let tail = a.tail(id).await;
     let revoking = tokio::spawn({
         let world = Arc::clone(&a.world);
         async move { world.try_revoke(id).await }
@@ -147,7 +138,7 @@ async fn an_earlier_look_at_the_members_says_nothing_of_a_later_change() {
     b.world.store.let_go(Verb::Log);
 }
 
-fn every_key_of_the_realm() -> Selection {
+pub(super) fn every_key_of_the_realm() -> Selection {
     Selection { owner: None, ..every_key() }
 }
 
@@ -267,7 +258,7 @@ async fn who_revokes_does_not_accept_though_its_own_log_stands_still() {
     let (id, text) = a.world.key(None).await;
     let (other, other_text) = a.world.key(None).await;
     let (third, third_text) = a.world.key(None).await;
-    up_to_date(&a).await;
+    a.up_to_date().await;
     for text in [&text, &other_text, &third_text] {
         a.warm(text).await;
     }

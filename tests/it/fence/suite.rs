@@ -157,19 +157,19 @@ pub(super) async fn a_process_that_joins_during_a_revocation_reads_the_revoked_k
     let [a, b] = fleet.processes().await;
     let (id, text) = a.world.key(None).await;
     b.warm(&text).await;
-    let before = a.epoch().await;
+    let before = a.epoch(id).await;
     b.world.store.hold_up(Verb::Log);
-    let position = a.tail().await;
+    let position = a.tail(id).await;
     let revoking = tokio::spawn({
         let world = Arc::clone(&a.world);
         async move { world.revoke(id).await }
     });
-    until("the revocation is written", async || a.tail().await > position).await;
+    until("the revocation is written", async || a.tail(id).await > position).await;
     // It was no member when the revocation was written, so nobody waits for it.
     let c = fleet.join().await;
     assert_eq!(c.check(&text).await, Outcome::Revoked, "{}", !revoking.is_finished());
     let fence = revoking.await.unwrap().fence.unwrap();
-    assert_eq!((fence.acknowledged + fence.lapsed, a.epoch().await), (2, before));
+    assert_eq!((fence.acknowledged + fence.lapsed, a.epoch(id).await), (2, before));
     assert!(!b.accepts(&text).await);
 }
 
@@ -217,7 +217,7 @@ pub(super) async fn a_process_that_died_is_waited_for_once(fleet: Fleet) {
     let fence = a.world.revoke(first).await.fence.unwrap();
     assert!(!b.accepts(&first_text).await);
     assert_eq!(fence.lapsed, 1, "{fence:?}");
-    assert_eq!(a.members().await, 1, "its row stayed");
+    assert_eq!(a.members(first).await, 1, "its row stayed");
     let fence = a.world.revoke(second).await.fence.unwrap();
     assert_eq!((fence.acknowledged, fence.lapsed), (1, 0));
     assert!(!b.accepts(&second_text).await);
@@ -244,7 +244,7 @@ pub(super) async fn who_leaves_is_not_waited_for(fleet: Fleet) {
     assert!(!b.accepts(&text).await, "it accepts without a lease");
     let following = &mut b.membership.as_mut().unwrap().following;
     tokio::time::timeout(Duration::from_secs(30), following).await.unwrap().unwrap();
-    assert_eq!(a.members().await, 1, "its row stayed");
+    assert_eq!(a.members(id).await, 1, "its row stayed");
     let fence = a.world.revoke(id).await.fence.unwrap();
     assert_eq!((fence.acknowledged, fence.lapsed), (1, 0), "{fence:?}");
     assert!(!b.accepts(&text).await);
@@ -280,7 +280,7 @@ pub(super) async fn a_trimmed_log_empties_the_memory(fleet: Fleet) {
     let (_, other) = a.world.key(None).await;
     b.warm(&text).await;
     b.warm(&other).await;
-    let turns = b.world.records.standings()[0].turns;
+    let turns = b.standing(id).turns;
     // Each time that it reads the log, the entries that it needs have gone.
     let logs = b.world.store.hold_up(Verb::Log);
     let revoking = tokio::spawn({
@@ -290,11 +290,12 @@ pub(super) async fn a_trimmed_log_empties_the_memory(fleet: Fleet) {
     logs.one_waits().await;
     // What it has read already goes on; what comes next is trimmed before it is read.
     let (third, _) = a.world.key(None).await;
-    fleet.primary().run(&["XTRIM", "kc:{s00}:log", "MAXLEN", "0"]);
+    let log = format!("kc:{{s{:02x}}}:log", a.shard_of(id));
+    fleet.primary().run(&["XTRIM", &log, "MAXLEN", "0"]);
     b.world.store.let_go(Verb::Log);
     revoking.await.unwrap();
     a.world.revoke(third).await;
-    until("the gap is noticed", async || b.world.records.standings()[0].turns > turns).await;
+    until("the gap is noticed", async || b.standing(id).turns > turns).await;
     assert_eq!(b.check(&text).await, Outcome::Revoked);
     assert_eq!(b.check(&other).await, Outcome::Valid);
 }
@@ -328,14 +329,14 @@ pub(super) async fn ten_thousand_keys_are_revoked_under_one_fence(fleet: Fleet) 
     let owner = OwnerRef::parse(OwnerKind::External, "ada").unwrap();
     let ada = Holder { owner, ..holder("acme", "ada") };
     // The owner's limit speaks against one more, so this comes first: the only one that has a text.
-    let (_, text) = a.world.key(None).await;
+    let (id, text) = a.world.key(None).await;
     let records: Vec<_> = (1..KEYS).map(|n| ada.record(n, now)).collect();
     for some in records.chunks(MAX_WRITES) {
         let commit = Commit { events: Vec::new(), ..sample::commit(some.iter().map(sample::creation).collect()) };
         assert!(matches!(a.store.commit(&commit, now).await.unwrap(), Written::Done(_)));
     }
     b.warm(&text).await;
-    let before = a.tail().await;
+    let before = a.tail(id).await;
     let commits = a.world.store.calls(Verb::Commit);
     let swept = a.world.service.sweep.revoke(&a.world.call, &every_key()).await.unwrap();
     assert!(!b.accepts(&text).await, "accepted after {swept:?}");

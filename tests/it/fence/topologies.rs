@@ -1,11 +1,16 @@
 //! The suite on each set-up, and what only one of them can show.
 
+use std::collections::BTreeMap;
+
 use keyclasp::clock::{Clock, SystemClock};
+use keyclasp::key::{ApiKey, KeyId};
 use keyclasp::service::validate::Outcome;
 use keyclasp::store::redis::{RedisConfig, RedisUrl};
 
-use super::Fleet;
+use super::rules::every_key_of_the_realm;
 use super::suite::{on, on_leases};
+use super::{Fleet, Process, SHARDS};
+use crate::support::meddled::Verb;
 use crate::support::redis::RedisServer;
 use crate::support::until;
 
@@ -18,9 +23,63 @@ mod standalone {
     super::on_leases!(crate::fence::Fleet::standalone);
 }
 
+mod sharded {
+    super::on!(crate::fence::Fleet::sharded);
+    super::on_leases!(crate::fence::Fleet::sharded);
+}
+
 mod replicated {
     super::on!(crate::fence::Fleet::replicated);
     super::on_leases!(crate::fence::Fleet::replicated);
+}
+
+/// A key in each shard, in their order.
+async fn one_in_each_shard(process: &Process) -> Vec<(KeyId, ApiKey)> {
+    let mut found = BTreeMap::new();
+    for n in 0..100 {
+        let key = process.world.key_of(&format!("o{n}")).await;
+        found.entry(process.shard_of(key.0)).or_insert(key);
+        if found.len() == usize::from(SHARDS) {
+            return found.into_values().collect();
+        }
+    }
+    panic!("some shard has no key");
+}
+
+/// Each shard has members, a log and a fence of its own; what holds up one of them holds up the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_keys_of_a_realm_are_gone_everywhere_in_each_shard() {
+    let fleet = Fleet::sharded().await;
+    let [a, b, c] = fleet.processes().await;
+    let settled = || a.world.records.standings().iter().all(|standing| standing.settled);
+    // Else everybody waits for a lease anyway.
+    until("the histories are settled", async || settled()).await;
+    for behind in (0..SHARDS).rev() {
+        let keys = one_in_each_shard(&a).await;
+        for process in [&a, &b, &c] {
+            process.up_to_date().await;
+            for (_, text) in &keys {
+                process.warm(text).await;
+            }
+        }
+        b.world.store.hold_up(Verb::LogOf(behind));
+        let swept = a.world.service.sweep.revoke(&a.world.call, &every_key_of_the_realm()).await.unwrap();
+        for process in [&b, &a, &c] {
+            for (id, text) in &keys {
+                let shard = a.shard_of(*id);
+                assert!(!process.accepts(text).await, "accepted in shard {shard}, {behind} is behind: {swept:?}");
+            }
+        }
+        assert_eq!(swept.fences.len(), usize::from(SHARDS), "{swept:?}");
+        for fence in &swept.fences {
+            assert_eq!(fence.acknowledged + fence.lapsed, 3, "{swept:?}");
+        }
+        assert!(swept.fences[usize::from(behind)].lapsed >= 1, "{swept:?}");
+        b.world.store.let_go(Verb::LogOf(behind));
+        for (_, text) in &keys {
+            assert_eq!(b.check(text).await, Outcome::Revoked);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,8 @@ pub(crate) enum Verb {
     Get,
     Commit,
     Log,
+    /// Of one shard.
+    LogOf(u16),
     /// Beats that can grant a lease.
     Beat,
     /// Those that only tell how far the log was applied.
@@ -212,7 +214,8 @@ impl Store for Meddled {
         self.meddle(Verb::Commit, self.store.commit(commit, now)).await
     }
     async fn log(&self, shard: u16, after: Option<LogCursor>, limit: usize) -> Result<LogPage, StoreError> {
-        self.meddle(Verb::Log, self.store.log(shard, after, limit)).await
+        let page = self.meddle(Verb::Log, self.store.log(shard, after, limit));
+        self.meddle(Verb::LogOf(shard), page).await
     }
     async fn idempotency(
         &self,

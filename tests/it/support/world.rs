@@ -67,19 +67,24 @@ impl World {
 
     /// A new key.
     pub(crate) async fn key(&self, lifetime: Option<Lifetime>) -> (KeyId, ApiKey) {
-        self.make(lifetime).await.unwrap()
+        self.make("ada", lifetime).await.unwrap()
     }
 
     /// The same, if the store takes it.
     pub(crate) async fn try_key(&self) -> Option<(KeyId, ApiKey)> {
-        self.make(None).await.ok()
+        self.make("ada", None).await.ok()
     }
 
-    async fn make(&self, lifetime: Option<Lifetime>) -> Result<(KeyId, ApiKey), Error> {
+    /// A new key of somebody: whose key it is says in which shard it lies.
+    pub(crate) async fn key_of(&self, owner: &str) -> (KeyId, ApiKey) {
+        self.make(owner, None).await.unwrap()
+    }
+
+    async fn make(&self, owner: &str, lifetime: Option<Lifetime>) -> Result<(KeyId, ApiKey), Error> {
         let draft = Draft {
             realm: Realm::parse("acme").unwrap(),
             owner: Owner {
-                reference: OwnerRef::parse(OwnerKind::External, "ada").unwrap(),
+                reference: OwnerRef::parse(OwnerKind::External, owner).unwrap(),
                 display_name: Name::parse("").unwrap(),
             },
             name: Name::parse("a key").unwrap(),

@@ -45,7 +45,6 @@ pub(super) use on;
 macro_rules! on_leases {
     ($fleet:path) => {
         $crate::fence::suite::on!($fleet,
-            a_slow_answer_to_a_beat_grants_no_lease
             a_process_that_joins_during_a_revocation_reads_the_revoked_key
             a_process_that_died_is_waited_for_once
             a_process_that_does_not_read_its_log_is_waited_for_and_accepts_nothing_then
@@ -127,29 +126,6 @@ pub(super) async fn a_load_that_raced_with_a_revocation_is_not_kept(fleet: Fleet
     // It began before the revocation, and may answer either way.
     let _ = raced.await.unwrap();
     assert!(!b.accepts(&text).await, "what the raced check read was kept");
-    assert_eq!(b.check(&text).await, Outcome::Revoked);
-}
-
-pub(super) async fn a_slow_answer_to_a_beat_grants_no_lease(fleet: Fleet) {
-    let [a, b] = fleet.processes().await;
-    let (id, text) = a.world.key(None).await;
-    b.warm(&text).await;
-    let beats = b.world.store.hold_up(Verb::Beat);
-    beats.one_waits().await;
-    let logs = b.world.store.hold_up(Verb::Log);
-    // Nothing can be acknowledged, so the revocation waits until the lease is over.
-    let fence = a.world.revoke(id).await.fence.unwrap();
-    assert!(!b.accepts(&text).await, "accepted after the revocation");
-    assert_eq!(fence.lapsed, 1, "{fence:?}");
-    // The answer comes now. It says what was true a lease ago.
-    beats.let_one_go();
-    for _ in 0..100 {
-        assert!(!b.accepts(&text).await, "a lease was counted from when its answer arrived");
-        tokio::task::yield_now().await;
-    }
-    b.world.store.let_go(Verb::Beat);
-    b.world.store.let_go(Verb::Log);
-    drop(logs);
     assert_eq!(b.check(&text).await, Outcome::Revoked);
 }
 

@@ -6,6 +6,7 @@
 
 mod documented;
 mod findings;
+mod outages;
 mod processes;
 mod rules;
 mod suite;

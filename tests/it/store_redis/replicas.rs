@@ -167,6 +167,44 @@ async fn many_commits_at_once_are_each_written_once_and_confirmed() {
     assert!(clients.lines().count() <= 1 + 9, "{clients}");
 }
 
+/// A primary with two replicas, of which none, one and both are away.
+#[tokio::test]
+async fn as_many_nodes_confirm_as_store_wait_says() {
+    let Replicated { primary, replica } = Replicated::start();
+    let second = RedisServer::start_with(&["replicaof", &format!("127.0.0.1 {}", primary.port())]);
+    let waits = [(Wait::All, 2), (Wait::Majority, 1), (Wait::Nodes(1), 0), (Wait::Nodes(2), 1), (Wait::Nodes(3), 2)];
+    for (n, (wait, needed)) in (0..).zip(waits) {
+        until("both replicas follow", async || primary.command::<u64>(&["WAIT", "2", "100"]) == 2).await;
+        let store = connect(RedisConfig { replicas: 2, wait, ..config(&primary, 1) }).await.unwrap();
+        until("both replicas confirm", async || store.barrier(0).await.is_ok()).await;
+        for away in 0..=2 {
+            match away {
+                0 => {}
+                1 => second.freeze(),
+                _ => replica.freeze(),
+            }
+            let (there, creation) = (2 - away, sample::create(&ada().record(3 * n + away, now())));
+            let beat = beat(u64::from(away) + 1, true);
+            let (committed, beaten, barrier) =
+                tokio::join!(store.commit(&creation, now()), store.beat(0, &beat), store.barrier(0));
+            let errors = [committed.err(), beaten.err(), barrier.err()];
+            if needed <= there {
+                assert_eq!(errors, [None, None, None], "{wait:?}, {away} away");
+                continue;
+            }
+            for error in errors {
+                let text = error.map_or_else(|| "OK".to_owned(), |error| error.to_string());
+                let says = format!("confirmed by {there} of {needed} replicas");
+                assert!(text.contains(&says), "{wait:?}, {away} away: {text}");
+            }
+        }
+        second.thaw();
+        replica.thaw();
+        // The number may be another one where nobody lives who goes by this one.
+        store.release(0, beat(0, true).member).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn more_nodes_than_there_are_cannot_confirm() {
     let server = RedisServer::start();

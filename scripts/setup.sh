@@ -41,7 +41,7 @@ main() {
 # What the tests run beside what they build.
 test_programs() {
     local program
-    for program in curl jq faketime; do
+    for program in curl jq faketime strace; do
         command -v "$program" >/dev/null || apt_install "$program"
     done
     redis

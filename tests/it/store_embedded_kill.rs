@@ -1,4 +1,5 @@
-//! `kill -9` at random moments: what the embedded store answered OK is there afterwards, whole.
+//! `kill -9` at random moments: what the embedded store answered OK is there afterwards, whole. A kill leaves what
+//! the kernel was given, so that it was synced to disk first is looked for in the system calls.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +14,11 @@ use keyclasp::store::conformance::sample::{self, Holder, holder};
 use keyclasp::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use keyclasp::store::{AuditFilter, AuditQuery, Commit, Outcome, Store};
 
+use serde_json::json;
+
 use crate::support::TempDir;
+use crate::support::json::call;
+use crate::support::server::Keyclasp;
 
 /// Where the child writes, and which keys it begins with.
 const DIR: &str = "KEYCLASP_IT_KILL_DIR";
@@ -60,6 +65,33 @@ fn a_kill_loses_nothing_that_was_answered() {
         assert!(answered.len() > before + after, "round {round}: {lines}");
         check(dir.path(), &answered, now);
     }
+}
+
+#[test]
+fn what_is_answered_was_synced_before() {
+    let dir = TempDir::new();
+    let trace = dir.path().join("trace");
+    // With -D, strace is no parent of the server: the server's process id is the one that was started.
+    let calls = "--trace=fsync,fdatasync,write,writev,sendto,sendmsg";
+    let strace = ["strace", "-D", "-f", "-qq", "-s", "4096", "-o", trace.to_str().unwrap(), calls];
+    let mut server = Keyclasp::set_up().under(&strace).start();
+    let create = json!({"realm": "acme", "owner": {"kind": "OWNER_KIND_USER", "id": "u-1"}});
+    for _ in 0..5 {
+        let (status, made) = call(server.listen(), &server.token(), "KeyService/CreateKey", &create);
+        assert_eq!(status, 200, "{made}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let (mut answers, mut syncs) = (0, 0);
+    for line in trace.lines() {
+        if line.contains("sync") && line.ends_with("= 0") {
+            syncs += 1;
+        } else if line.contains("apiKey") {
+            assert!(syncs > 0, "answer {answers} went out before a sync had ended:\n{trace}");
+            (answers, syncs) = (answers + 1, 0);
+        }
+    }
+    assert_eq!(answers, 5, "{trace}");
 }
 
 /// What a whole line of the child says was answered OK.

@@ -28,9 +28,12 @@ impl Report {
             let verdict = if *met { "met" } else { "**missed**" };
             let _ = writeln!(page, "| {what} | {target} | {measured} | {verdict} |");
         }
-        page + &self.sections + method
+        page + &self.sections + MISSES + method
     }
 }
+
+/// Of what the misses are made: what has been found out about them, for people to keep true.
+const MISSES: &str = include_str!("../misses.md");
 
 const HEAD: &str = "\
 # What keyclasp costs

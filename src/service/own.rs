@@ -2,7 +2,8 @@
 //!
 //! Open to everybody, so it must not be a way to make the store work: what is no key costs no I/O; one
 //! revocation of a key is written at a time in this process, and at most one a second, however many ask and
-//! however soon they go away. Who asks meanwhile waits for that one's members only.
+//! however soon they go away. Who asks meanwhile waits for that one's members only. That holds for as many keys
+//! as are remembered: who has more real keys than that can make some of them be forgotten.
 
 use std::sync::Arc;
 use std::time::Duration;

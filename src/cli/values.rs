@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::config::{owner_kind_name, parse_owner};
+use crate::config::parse_owner;
 use crate::key::{KeyId, OwnerKind};
 use crate::rpc::proto::v1;
 
@@ -127,7 +127,7 @@ pub(super) fn shown_duration(span: Option<&prost_types::Duration>) -> String {
 pub(super) fn shown_owner(owner: Option<&v1::Owner>) -> String {
     let Some(owner) = owner else { return String::new() };
     let kind = u32::try_from(owner.kind).ok().and_then(OwnerKind::from_number);
-    format!("{}:{}", kind.map_or("unknown", owner_kind_name), owner.id)
+    format!("{}:{}", kind.map_or("unknown", OwnerKind::name), owner.id)
 }
 
 /// The name of an enum's value for people: `KEY_STATUS_ACTIVE` is `active`.

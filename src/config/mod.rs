@@ -38,7 +38,7 @@ pub use server::Server;
 pub use setup::{Created, SetupError, complete, init};
 pub use source::Place;
 pub use store::{Keys, Store, StoreUrl};
-pub use types::{Number, owner_kind_name, parse_owner};
+pub use types::{Number, parse_owner};
 
 use crate::key::Argon2Profile;
 use crate::service::Policies;

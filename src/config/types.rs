@@ -214,19 +214,8 @@ parsed!(OwnerRef, "an owner", "\"user:a6b1…\"", parse_owner);
 pub fn parse_owner(text: &str) -> Result<OwnerRef, Invalid> {
     let form = || Invalid::new("write it as user:ID, service-account:ID, client:ID or external:ID");
     let (kind, id) = text.split_once(':').ok_or_else(form)?;
-    let kind = OwnerKind::ALL.into_iter().find(|known| owner_kind_name(*known) == kind).ok_or_else(form)?;
+    let kind = OwnerKind::ALL.into_iter().find(|known| known.name() == kind).ok_or_else(form)?;
     OwnerRef::parse(kind, id).map_err(|error| Invalid::new(format!("the id {error}")))
-}
-
-/// What people call a kind of owner.
-#[must_use]
-pub const fn owner_kind_name(kind: OwnerKind) -> &'static str {
-    match kind {
-        OwnerKind::User => "user",
-        OwnerKind::ServiceAccount => "service-account",
-        OwnerKind::Client => "client",
-        OwnerKind::External => "external",
-    }
 }
 
 #[cfg(test)]
@@ -236,7 +225,7 @@ mod tests {
     #[test]
     fn owners() {
         for kind in OwnerKind::ALL {
-            let text = format!("{}:a:b", owner_kind_name(kind));
+            let text = format!("{}:a:b", kind.name());
             let owner = parse_owner(&text).unwrap();
             assert_eq!((owner.kind(), owner.id()), (kind, "a:b"));
         }

@@ -28,6 +28,17 @@ impl OwnerKind {
         self as u8
     }
 
+    /// What people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::ServiceAccount => "service-account",
+            Self::Client => "client",
+            Self::External => "external",
+        }
+    }
+
     /// From the stored number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {

@@ -52,6 +52,15 @@ impl ApiKey {
         base62::decode(text.get(start..start + ID_LEN)?).ok().map(KeyId::from_bytes)
     }
 
+    /// Whether `text` looks like a key: as long as one, with its underscores where a key has them. What
+    /// does not is something else, and no key that was mistyped.
+    #[must_use]
+    pub fn has_form(text: &str) -> bool {
+        let text = text.as_bytes();
+        let prefix_len = text.len().checked_sub(TAIL_LEN).filter(|len| (MIN_PREFIX..=MAX_PREFIX).contains(len));
+        prefix_len.is_some_and(|len| [len, len + 1 + ID_LEN].iter().all(|at| text.get(*at) == Some(&b'_')))
+    }
+
     /// Reads the text.
     ///
     /// # Errors

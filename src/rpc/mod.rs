@@ -19,5 +19,6 @@ mod methods;
 pub mod metrics;
 pub mod ops;
 pub mod proto;
+pub mod proxy;
 pub mod serve;
 mod written;

@@ -13,6 +13,7 @@ mod keyring;
 mod log;
 mod peppers;
 mod problem;
+mod proxy;
 mod realms;
 mod reference;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use fence::Lease;
 pub use keyring::{KeyringFile, KeyringFileError, LoadedKeyring};
 pub use peppers::{PepperEntry, Peppers};
 pub use problem::{Problem, Problems};
+pub use proxy::Proxies;
 pub use reference::reference;
 pub use server::Server;
 pub use setup::{Created, SetupError, complete, init};
@@ -124,6 +126,8 @@ pub struct Config {
     pub keyring: KeyringFile,
     /// The log.
     pub log: LogConfig,
+    /// What proxies may ask.
+    pub proxies: Proxies,
     /// Policies.
     pub realms: Policies,
     /// Who may call.
@@ -176,10 +180,26 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let sections = ["server", "store", "keys", "hash", "cache", "fence", "keyring", "log"];
     let [server, store, keys, hash, cache, fence, keyring, log] =
         sections.map(|name| root.take_table(name, name, problems));
-    let all_sections = ["server", "store", "keys", "hash", "cache", "fence", "keyring", "log", "realms", "callers"];
+    let [proxy, envoy, forward_auth] =
+        ["proxy", "envoy", "forward_auth"].map(|name| root.take_table(name, name, problems));
     let realms = root.take_table("realms", "realms", problems);
     let callers = root.take_tables("callers", "callers", problems);
 
+    let all_sections = [
+        "server",
+        "store",
+        "keys",
+        "hash",
+        "cache",
+        "fence",
+        "keyring",
+        "log",
+        "proxy",
+        "envoy",
+        "forward_auth",
+        "realms",
+        "callers",
+    ];
     let top = read::<Top>(&[&root], "", &all_sections, &base, problems);
     let server = read_section::<Server>(&server, &base, problems);
     let store_section = read_section::<store::StoreSection>(&store, &base, problems);
@@ -189,6 +209,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let fence = read_section::<fence::FenceSection>(&fence, &base, problems);
     let keyring = read_section::<keyring::KeyringSection>(&keyring, &base, problems);
     let log = read_section::<log::Log>(&log, &base, problems);
+    let proxies = proxy::proxies(&proxy, envoy, &forward_auth, &base, problems);
     let realms = realms::realms(realms, &base, problems);
     let mut callers = callers::callers(callers, &base, problems);
 
@@ -214,6 +235,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
         lease: fence?.lease,
         keyring: KeyringFile::new(keyring?.file),
         log: log?.config(),
+        proxies: proxies?,
         realms: realms?,
         callers,
     })

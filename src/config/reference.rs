@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::setting::{Declared, Section};
-use super::{Keys, Server, Top, cache, callers, fence, hash, keyring, log, realms, store};
+use super::{Keys, Server, Top, cache, callers, fence, hash, keyring, log, proxy, realms, store};
 
 /// Widest line of a comment.
 const WIDTH: usize = 100;
@@ -42,7 +42,11 @@ fn sections() -> Vec<Documented> {
         documented::<fence::FenceSection>(Kind::Table),
         documented::<keyring::KeyringSection>(Kind::Table),
         documented::<log::Log>(Kind::Table),
+        documented::<proxy::ProxySection>(Kind::Table),
+        documented::<proxy::EnvoySection>(Kind::Table),
+        documented::<proxy::ForwardAuthSection>(Kind::Table),
         documented::<realms::RealmSection>(Kind::Table),
+        documented::<proxy::HostSection>(Kind::Array),
         documented::<callers::CallerSection>(Kind::Array),
         documented::<callers::GrantSection>(Kind::Array),
         documented::<callers::CapsSection>(Kind::Within),

@@ -252,7 +252,7 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place_and_remedy() {
         "keyclasp.toml:14: log.level is not a level or a list of directives: write it as \"info\" or \"info,keyclasp=debug\"",
         "keyclasp.toml:16: realms.default.prefix is not a prefix: must be 2 to 24 characters of a-z, 0-9 and _, beginning \
          with a letter and not ending with _",
-        "keyclasp.toml:20: colours is not a setting: remove it, or use one of data_dir, server, store, keys, hash, cache, fence, keyring, log, realms, callers",
+        "keyclasp.toml:20: colours is not a setting: remove it, or use one of data_dir, server, store, keys, hash, cache, fence, keyring, log, proxy, envoy, forward_auth, realms, callers",
         "KEYCLASP_CALLERS__NAME is not the name of a setting: unset it, or see `keyclasp config reference` for what there is",
         "KEYCLASP_NO__SECTION is not the name of a setting: unset it, or see `keyclasp config reference` for what there is",
         "KEYCLASP_SERVER__MAX_STREAMS: server.max_streams is not a whole number from 1 to 65536: choose a number in that range",
@@ -345,8 +345,8 @@ fn the_reference_is_a_configuration_of_the_defaults() {
             _ => {}
         }
     }
-    // A caller needs what only its own settings can say.
-    let (settings, _) = toml.split_once("[[callers]]").unwrap();
+    // Hosts and callers need what only their own settings can say.
+    let (settings, _) = toml.split_once("[[").unwrap();
     let scratch = Scratch::new();
     let (from_reference, from_nothing) = (load(&scratch, settings, &[]).unwrap(), load(&scratch, "", &[]).unwrap());
     assert_eq!(format!("{from_reference:?}"), format!("{from_nothing:?}"));

@@ -22,12 +22,12 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Adds a host.
+    /// Whether `name` is a host's.
     ///
     /// # Errors
-    /// When the name is none: it has a port, a path or white space, or is not in lower case.
-    pub fn add(&mut self, name: &str, host: Host) -> Result<(), Invalid> {
-        let (below, bare) = name.strip_prefix('*').map_or((false, name), |suffix| (true, suffix));
+    /// When it is none: it has a port, a path or white space, or is not in lower case.
+    pub fn check(name: &str) -> Result<(), Invalid> {
+        let (below, bare) = split(name);
         let labels = if below { bare.strip_prefix('.').unwrap_or_default() } else { bare };
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_');
         let is_address = labels.starts_with('[') && labels.ends_with(']') && !below;
@@ -35,7 +35,22 @@ impl Hosts {
             let remedy = "write a host in lower case without a port, such as api.example.com or *.example.com";
             return Err(Invalid::new(remedy));
         }
+        Ok(())
+    }
+
+    /// Adds a host.
+    ///
+    /// # Errors
+    /// When the name is none ([`Self::check`]), or is there already.
+    pub fn add(&mut self, name: &str, host: Host) -> Result<(), Invalid> {
+        Self::check(name)?;
+        let (below, bare) = split(name);
         let key: Box<[u8]> = bare.trim_end_matches('.').as_bytes().into();
+        let known =
+            if below { self.below.iter().any(|(suffix, _)| *suffix == key) } else { self.exact.contains_key(&key) };
+        if known {
+            return Err(Invalid::new("is there twice"));
+        }
         if below {
             self.below.push((key, host));
             self.below.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
@@ -57,6 +72,11 @@ impl Hosts {
             self.below.iter().find(|(suffix, _)| fits(suffix)).map(|(_, host)| host)
         })
     }
+}
+
+/// Whether a name is for the hosts below it, and the name without the star.
+fn split(name: &str) -> (bool, &str) {
+    name.strip_prefix('*').map_or((false, name), |suffix| (true, suffix))
 }
 
 /// `host:port` and `[v6]:port` without the port.
@@ -109,6 +129,10 @@ mod tests {
             ["", "*", "*.", "a.example.com:80", "A.example.com", "a b", "a/b", "*.*.com", ".example.com", "a*.com"]
         {
             assert!(Hosts::default().add(name, host("a")).is_err(), "{name}");
+        }
+        let mut hosts = Hosts::default();
+        for name in ["a", "*.a"] {
+            assert!(hosts.add(name, host("a")).is_ok() && hosts.add(name, host("b")).is_err(), "{name}");
         }
     }
 }

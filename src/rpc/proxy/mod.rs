@@ -75,6 +75,8 @@ pub(in crate::rpc) struct Verdict {
     pub(in crate::rpc) dry_run: bool,
     /// The realm in which it was decided.
     pub(in crate::rpc) realm: Option<Realm>,
+    /// The record of a key whose secret matched, though it was refused.
+    pub(in crate::rpc) record: Option<Arc<Held>>,
 }
 
 /// Whether a request may pass.
@@ -213,17 +215,15 @@ impl Decider {
             source_address,
             source_principal: asked.principal,
         };
-        let conclusion = match self.service.validator.validate(call, &check).await {
+        match self.service.validator.validate(call, &check).await {
             Ok(checked) => match (checked.outcome, checked.record) {
-                (Outcome::Valid, Some(held)) => Conclusion::Key(held),
-                (outcome, _) => Conclusion::Refused(Refusal::of(outcome, &checked.missing_scopes)),
+                (Outcome::Valid, Some(held)) => finish(Conclusion::Key(held), strip, Some(realm)),
+                (outcome, record) => {
+                    Verdict { record, ..refused(Refusal::of(outcome, &checked.missing_scopes), Some(realm)) }
+                }
             },
-            Err(error) => {
-                let refusal = Refusal::new(Self::reason_of(&error)).because(error);
-                Conclusion::Refused(refusal)
-            }
-        };
-        finish(conclusion, strip, Some(realm))
+            Err(error) => refused(Refusal::new(Self::reason_of(&error)).because(error), Some(realm)),
+        }
     }
 }
 
@@ -232,7 +232,7 @@ fn finish(conclusion: Conclusion, strip: Strip, realm: Option<&Realm>) -> Verdic
         (Conclusion::Refused(refusal), Some(realm)) => Conclusion::Refused(refusal.within(realm)),
         (conclusion, _) => conclusion,
     };
-    Verdict { conclusion, strip, would: None, dry_run: false, realm: realm.cloned() }
+    Verdict { conclusion, strip, would: None, dry_run: false, realm: realm.cloned(), record: None }
 }
 
 fn refused(refusal: Refusal, realm: Option<&Realm>) -> Verdict {

@@ -145,7 +145,7 @@ pub const CODES: [Code; 17] = [
 ];
 
 /// A store that is away fails every call: lines of warning are bounded, faults are all written.
-fn log(error: &Error) {
+pub(super) fn log(error: &Error) {
     static WARNINGS: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(10));
     let Some(internal) = &error.internal else { return };
     let reason = wire(error.kind).reason;

@@ -1,12 +1,13 @@
 //! What stands between a connection and the services: every request to port 7413 passes here.
 //!
-//! In this order: which method (else 404 or UNIMPLEMENTED); room for one more call (else it is shed
+//! In this order: which method or endpoint (else 404 or UNIMPLEMENTED); room for one more call (else it is shed
 //! at once); who calls; how long it may take; the service. The path of a gRPC call is kept short: a
 //! look-up of its path, a comparison with the token that its connection showed first. Nothing here waits
 //! before the caller is known: a place that a stranger takes is one for strangers, or free at once.
 
 mod body;
 mod call;
+pub mod endpoint;
 mod form;
 mod health;
 mod route;
@@ -30,6 +31,7 @@ pub use self::body::RequestBody;
 pub use self::call::CallFuture;
 pub(super) use self::call::adopt;
 use self::call::{Ticket, Work};
+use self::endpoint::{Endpoint, Served};
 use self::form::{Refused, Speech};
 pub use self::health::Health;
 pub use self::route::Route;
@@ -99,7 +101,7 @@ impl Rpc {
     /// Begins a gateway, which serves health and reflection.
     #[must_use]
     pub fn gateway(&self) -> GatewayBuilder {
-        let mut builder = GatewayBuilder { rpc: self.clone(), routes: HashMap::new() };
+        let mut builder = GatewayBuilder { rpc: self.clone(), routes: HashMap::new(), endpoints: HashMap::new() };
         for (name, route) in &self.inner.standard {
             builder.insert(name, route);
         }
@@ -136,6 +138,7 @@ impl fmt::Debug for Rpc {
 pub struct GatewayBuilder {
     rpc: Rpc,
     routes: HashMap<String, Entry>,
+    endpoints: HashMap<String, Arc<Served>>,
 }
 
 struct Entry {
@@ -199,6 +202,14 @@ impl GatewayBuilder {
         self
     }
 
+    /// Serves plain HTTP at a path of its own, which is its name in the metrics.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        let counts = self.rpc.metrics().endpoint(&endpoint.path);
+        self.endpoints.insert(endpoint.path.clone(), Arc::new(Served::new(endpoint, counts)));
+        self
+    }
+
     fn insert(&mut self, service: &str, route: &Arc<dyn Route>) {
         let methods = self.rpc.inner.methods.all().iter().filter(|method| method.service == service);
         for method in methods {
@@ -217,7 +228,7 @@ impl GatewayBuilder {
     /// The gateway.
     #[must_use]
     pub fn build(self) -> Gateway {
-        Gateway { rpc: self.rpc, routes: Arc::new(self.routes) }
+        Gateway { rpc: self.rpc, routes: Arc::new(self.routes), endpoints: Arc::new(self.endpoints) }
     }
 }
 
@@ -226,6 +237,7 @@ impl GatewayBuilder {
 pub struct Gateway {
     rpc: Rpc,
     routes: Arc<HashMap<String, Entry>>,
+    endpoints: Arc<HashMap<String, Arc<Served>>>,
 }
 
 impl Gateway {
@@ -275,6 +287,9 @@ impl Connection {
         let started = shared.clock.elapsed();
         let speaks = Speech::of(request.headers());
         let Some(entry) = self.peer.gateway.routes.get(request.uri().path()) else {
+            if let Some(served) = self.peer.gateway.endpoints.get(request.uri().path()) {
+                return CallFuture::plain(endpoint::answer(&self.peer, served, started, request));
+            }
             return self.answer(UNKNOWN_METHOD, started, Refused::nowhere(speaks));
         };
         let method = &entry.method;

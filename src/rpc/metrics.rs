@@ -1,8 +1,8 @@
 //! What the wire counts. Plain atomics, resolved when the process starts: a call takes no lock.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -31,6 +31,8 @@ pub struct RpcMetrics {
 struct Inner {
     /// By the index of the method; the last one is for what is no method.
     methods: Vec<PerMethod>,
+    /// Paths of plain HTTP. Locked when a gateway is made and when the counts are read, never by a call.
+    endpoints: Mutex<Vec<Arc<PerMethod>>>,
     /// How many are taken, by kind.
     places: [AtomicUsize; PLACES],
     connections: AtomicUsize,
@@ -38,8 +40,9 @@ struct Inner {
     shed: AtomicU64,
 }
 
+/// What is counted of one method, or of one path of plain HTTP.
 #[derive(Debug)]
-struct PerMethod {
+pub(super) struct PerMethod {
     name: String,
     /// By the number of the code.
     calls: [AtomicU64; CODES.len()],
@@ -57,6 +60,19 @@ impl PerMethod {
             latency: [(); BUCKETS.len() + 1].map(|()| zeros()),
             micros: zeros(),
         }
+    }
+
+    /// A call was answered, or (Cancelled) nobody waits for its answer any more.
+    pub(super) fn answered(&self, code: Code, took: Duration) {
+        if let Some(calls) = self.calls.get(code as usize) {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
+        if let Some(bucket) = self.latency.get(bucket) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.micros.fetch_add(micros, Ordering::Relaxed);
     }
 }
 
@@ -85,12 +101,25 @@ impl RpcMetrics {
         Self {
             inner: Arc::new(Inner {
                 methods: names.map(|name| PerMethod::new(name.to_owned())).collect(),
+                endpoints: Mutex::default(),
                 places: [(); PLACES].map(|()| AtomicUsize::new(0)),
                 connections: AtomicUsize::new(0),
                 refused_connections: AtomicU64::new(0),
                 shed: AtomicU64::new(0),
             }),
         }
+    }
+
+    /// What is counted of the plain HTTP at `path`: the same for all that ask.
+    pub(super) fn endpoint(&self, path: &str) -> Arc<PerMethod> {
+        let name = path.trim_start_matches('/');
+        let mut endpoints = self.inner.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = endpoints.iter().find(|known| known.name == name) {
+            return Arc::clone(known);
+        }
+        let made = Arc::new(PerMethod::new(name.to_owned()));
+        endpoints.push(Arc::clone(&made));
+        made
     }
 
     /// Puts them where `/metrics` finds them. The registry has the prefix `keyclasp`.
@@ -119,15 +148,7 @@ impl RpcMetrics {
     /// A call was answered, or (Cancelled) nobody waits for its answer any more.
     pub(super) fn answered(&self, method: usize, code: Code, took: Duration) {
         let Some(method) = self.inner.methods.get(method).or_else(|| self.inner.methods.last()) else { return };
-        if let Some(calls) = method.calls.get(code as usize) {
-            calls.fetch_add(1, Ordering::Relaxed);
-        }
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
-        if let Some(bucket) = method.latency.get(bucket) {
-            bucket.fetch_add(1, Ordering::Relaxed);
-        }
-        method.micros.fetch_add(micros, Ordering::Relaxed);
+        method.answered(code, took);
     }
 
     /// Whether one more call may begin where `limit` may hold a place of this kind; if so, it must
@@ -178,11 +199,13 @@ impl Drop for OpenConnection {
 
 impl Collector for RpcMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Inner { methods, places: _, connections, refused_connections, shed } = &*self.inner;
+        let Inner { methods, endpoints, places: _, connections, refused_connections, shed } = &*self.inner;
+        let endpoints = endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all = || methods.iter().chain(endpoints.iter().map(|endpoint| &**endpoint));
 
         let help = "Calls by method and gRPC code";
         let mut calls = encoder.encode_descriptor("rpc_calls", help, None, MetricType::Counter)?;
-        for method in methods {
+        for method in all() {
             for (code, count) in CODES.into_iter().zip(&method.calls) {
                 let count = count.load(Ordering::Relaxed);
                 // A series exists from the start for success, from its first call on for a failure.
@@ -195,7 +218,7 @@ impl Collector for RpcMetrics {
 
         let help = "Time from the headers of a call to those of its answer";
         let mut latency = encoder.encode_descriptor("rpc_latency_seconds", help, None, MetricType::Histogram)?;
-        for method in methods {
+        for method in all() {
             encode_latency(method, &mut latency)?;
         }
 

@@ -2,6 +2,7 @@
 //! between a client and the use cases.
 
 mod calls;
+mod endpoints;
 mod json;
 mod limits;
 mod serving;

@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::{Code, Status};
 
+use super::endpoint::Answering;
 use super::{Peer, stream};
 use crate::rpc::deadline::Form;
 use crate::rpc::error::{refuse, status};
@@ -124,6 +125,8 @@ pub struct CallFuture {
 enum State {
     /// Nothing had to be done; empty once it was taken.
     Answered(Option<Response<Body>>),
+    /// Plain HTTP, which is bounded and counted where it is made.
+    Plain(Answering),
     Running {
         work: Work,
         ticket: Ticket,
@@ -135,6 +138,10 @@ enum State {
 impl CallFuture {
     pub(super) const fn answered(response: Response<Body>) -> Self {
         Self { state: State::Answered(Some(response)) }
+    }
+
+    pub(super) const fn plain(answer: Answering) -> Self {
+        Self { state: State::Plain(answer) }
     }
 
     pub(super) const fn running(work: Work, ticket: Ticket) -> Self {
@@ -154,6 +161,7 @@ impl Future for CallFuture {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let (work, ticket, timer) = match &mut self.state {
             State::Answered(response) => return response.take().map_or(Poll::Pending, |it| Poll::Ready(Ok(it))),
+            State::Plain(answer) => return answer.as_mut().poll(context).map(Ok),
             State::Running { work, ticket, timer } => (work, ticket, timer),
         };
         let polled = catch_unwind(AssertUnwindSafe(|| match work {

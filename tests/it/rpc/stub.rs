@@ -10,7 +10,7 @@ use keyclasp::clock::SystemClock;
 use keyclasp::key::{Actor, Caps};
 use keyclasp::rpc::auth::{self, Authenticator, Binding, Credential, TokenDigest};
 use keyclasp::rpc::error::status;
-use keyclasp::rpc::gateway::{Gateway, KeyCheck, Rpc, Written};
+use keyclasp::rpc::gateway::{Gateway, GatewayBuilder, KeyCheck, Rpc, Written};
 use keyclasp::rpc::limits::ServerLimits;
 use keyclasp::rpc::proto::v1;
 use keyclasp::rpc::proto::v1::key_service_client::KeyServiceClient;
@@ -180,10 +180,19 @@ pub(super) struct Running {
 
 /// A server with two workers.
 pub(super) fn start(limits: ServerLimits, drain: Duration) -> Running {
+    start_with(limits, drain, |builder| builder)
+}
+
+/// The same with more than the stub in it.
+pub(super) fn start_with(
+    limits: ServerLimits,
+    drain: Duration,
+    more: impl Fn(GatewayBuilder) -> GatewayBuilder + Send + Sync + 'static,
+) -> Running {
     let (rpc, stub) = (rpc(limits), Stub::new());
     let (shared, each) = (rpc.clone(), stub.clone());
     let factory = move |worker| {
-        let gateway = shared.gateway().keys(Stub { worker, ..each.clone() }).build();
+        let gateway = more(shared.gateway().keys(Stub { worker, ..each.clone() })).build();
         std::future::ready(Ok(gateway))
     };
     let listener = bind(([127, 0, 0, 1], 0).into(), "server.listen").unwrap();
@@ -195,6 +204,12 @@ pub(super) fn start(limits: ServerLimits, drain: Duration) -> Running {
 
 pub(super) fn started() -> Running {
     start(ServerLimits::default(), Duration::from_secs(30))
+}
+
+/// Stops a server and answers how that went.
+pub(super) async fn stopped_within(server: Running, bound: Duration) -> DrainReport {
+    let _ = server.stop.send(());
+    tokio::time::timeout(bound, server.ended).await.expect("it ends in time").unwrap().unwrap()
 }
 
 pub(super) fn config(drain: Duration) -> ServeConfig {

@@ -19,8 +19,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(500);
 const PROBE_SOON: Duration = Duration::from_millis(25);
 /// How often a store that is away is looked for.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
-/// How often it is looked whether a lease is held, while none is.
-const LEASE_EVERY: Duration = Duration::from_millis(10);
+/// How soon it is looked whether a lease is held, when none is: then twice as late each time.
+const LEASE_SOON: Duration = Duration::from_millis(10);
 
 /// Watches over the store: checks it before it is used, and says when it is away and when it is
 /// back. Ends only when the store must not be used.
@@ -44,6 +44,8 @@ impl Keeper {
         // Whether it ever passed.
         let mut passed = false;
         let mut said: Option<Readiness> = None;
+        // How soon it is looked again for a lease.
+        let mut look = LEASE_SOON;
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -95,7 +97,10 @@ impl Keeper {
             }
             let readiness = self.readiness(away.as_deref());
             if readiness != Readiness::Ready && away.is_none() {
-                ticks.reset_after(LEASE_EVERY);
+                ticks.reset_after(look);
+                look = (look * 2).min(PROBE_EVERY);
+            } else {
+                look = LEASE_SOON;
             }
             if said.as_ref() != Some(&readiness) {
                 self.speaker.say(readiness.clone()).await;

@@ -28,6 +28,14 @@ pub(super) fn of(config: &Config) -> Vec<Finding> {
             remedy: "let only a proxy or mesh that encrypts reach it".to_owned(),
         });
     }
+    if config.proxies.envoy.dry_run {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            code: "DRY_RUN_FOR_ALL",
+            meaning: "proxies are told to let every request pass, whatever its key".to_owned(),
+            remedy: "set proxy.dry_run = false when its decisions are those that you want".to_owned(),
+        });
+    }
     let token_files = config.callers.iter().filter_map(|caller| caller.token_file.as_deref());
     for (path, what) in
         [(config.keyring.path(), "the peppers")].into_iter().chain(token_files.map(|path| (path, "a token")))

@@ -11,8 +11,9 @@ use crate::key::Argon2Profile;
 
 /// Up to this much work (KiB × passes), Argon2 takes well under a millisecond.
 const INLINE_WORK: u64 = 512;
-/// How many light runs may wait on each serving thread: with the default profile a few milliseconds' worth.
-const LIGHT_IN_LINE: usize = 128;
+/// How many light runs may wait on each serving thread: with the default profile some 30 milliseconds' worth, so
+/// that the burst after a start, when no key is in memory, is served and not shed.
+const LIGHT_IN_LINE: usize = 1_024;
 /// How many heavy runs may wait in the whole process, those under way included.
 const HEAVY_IN_LINE: usize = 16;
 /// Most heavy runs at a time, however many cores there are: each takes its memory.

@@ -15,6 +15,8 @@ pub struct ServiceMetrics {
     /// The counters of `outcomes`, by number: the check path takes no lock.
     by_outcome: [Counter; Outcome::COUNT],
     mutations: Family<ActionLabel, Counter>,
+    /// Requests that passed in a dry run and would have been refused.
+    let_through: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,7 +58,7 @@ impl ServiceMetrics {
         for action in Action::ALL {
             mutations.get_or_create_owned(&ActionLabel { action: ActionValue(action) });
         }
-        Self { outcomes, by_outcome, mutations }
+        Self { outcomes, by_outcome, mutations, let_through: Counter::default() }
     }
 
     /// Puts them where `/metrics` finds them, under the registry's prefix, which is `keyclasp`.
@@ -69,6 +71,16 @@ impl ServiceMetrics {
         if let Some(counter) = self.by_outcome.get(outcome.index()) {
             counter.inc();
         }
+    }
+
+    /// A dry run let a request through that would have been refused; who asks counts them in a metric of its own.
+    pub(super) fn let_through(&self) {
+        self.let_through.inc();
+    }
+
+    /// How many requests dry runs let through.
+    pub(super) fn all_let_through(&self) -> u64 {
+        self.let_through.get()
     }
 
     pub(super) fn mutated(&self, action: Action) {

@@ -101,6 +101,12 @@ impl SelfRevocation {
                 return Ok(written.clone().for_another(left));
             }
         }
+        // Before a place is taken: what was written once and is gone is not written again.
+        let at = self.core.clock.elapsed();
+        if self.core.identify(text, self.core.clock.now()).await?.is_err() {
+            *last = Some(Written { at, outcome: Err(not_recognized()), fence: None });
+            return Err(not_recognized());
+        }
         let place = Arc::clone(&self.writes).acquire_owned().await.map_err(|_| contention())?;
         let (core, text, origin) = (Arc::clone(&self.core), text.clone(), origin.to_owned());
         // A caller who goes away ends neither the write nor the memory of it: else the next one would write again.

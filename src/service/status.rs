@@ -97,6 +97,8 @@ impl StatusReport {
         let (now, before) = (core.clock.now(), core.clock.elapsed());
         let health = core.store.health(now).await.map(|health| (health, core.clock.elapsed().saturating_sub(before)));
         let fence = self.fence();
+        let mut findings = findings::of(&health, fence.as_ref(), now);
+        findings.extend(findings::dry_run(core.metrics.all_let_through()));
         let counts = if count_records { Some(self.count(now).await?) } else { None };
         let peppers: Vec<_> = core
             .hasher
@@ -112,7 +114,7 @@ impl StatusReport {
             started_at: self.started_at,
             store: core.store.identity(),
             shards: core.store.shards(),
-            findings: findings::of(&health, fence.as_ref(), now),
+            findings,
             health,
             peppers,
             memory: core.records.size(),

@@ -172,6 +172,7 @@ impl Decider {
             }
         }
         if verdict.dry_run {
+            self.service.validator.let_through();
             // Whatever the credentials of such a request are, they may be somebody else's: they stay.
             verdict.strip = Strip::default();
             if let Conclusion::Refused(refusal) = std::mem::replace(&mut verdict.conclusion, Conclusion::Anonymous) {

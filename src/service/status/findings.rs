@@ -30,6 +30,17 @@ pub(super) fn of(
     findings
 }
 
+/// What it means that dry runs let so many requests through.
+pub(super) fn dry_run(let_through: u64) -> Option<Finding> {
+    let meaning = format!(
+        "since this replica started, {let_through} requests that would have been refused have passed, because \
+         proxy.dry_run or a route's keyclasp.dry_run asks for that"
+    );
+    let remedy = "see keyclasp_proxy_decisions_total{dry_run=\"true\"} for the reasons; end the dry run when they are \
+                  those that you want";
+    (let_through > 0).then(|| finding(Severity::Warning, "DRY_RUN", meaning, remedy))
+}
+
 fn unreachable(error: &StoreError, fence: Option<&FenceState>) -> Finding {
     let left: Option<Vec<Duration>> = fence.and_then(|fence| fence.shards.iter().map(|shard| shard.left).collect());
     let meaning = match left.and_then(|left| left.into_iter().min()) {

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-/// Messages that carry a key's text: their `Debug` is written by hand in
+/// Messages that carry a key's text or a header that may hold one: their `Debug` is written by hand in
 /// `src/rpc/proto.rs`, so that printing a request never prints a secret.
-const SECRET_MESSAGES: [&str; 4] = [
+const SECRET_MESSAGES: [&str; 6] = [
     ".keyclasp.v1.ValidateKeyRequest",
     ".keyclasp.v1.RevokeOwnKeyRequest",
     ".keyclasp.v1.CreateKeyResponse",
     ".keyclasp.v1.RotateKeyResponse",
+    ".envoy.config.core.v3.HeaderValue",
+    ".envoy.service.auth.v3.AttributeContext.HttpRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/keyclasp/v1/audit_service.proto",
         "proto/keyclasp/v1/admin_service.proto",
         "proto/keyclasp/store/v1/record.proto",
+        "proto/envoy/service/auth/v3/external_auth.proto",
     ];
     println!("cargo::rerun-if-changed=proto");
 
@@ -34,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Sorted maps: the same message is the same bytes, and the same text in a log.
     prost.btree_map(["."]);
     prost.skip_debug(SECRET_MESSAGES);
+    // The type that the other services' errors have.
+    prost.extern_path(".google.rpc.Status", "::tonic_types::pb::Status");
     tonic_prost_build::configure()
         .build_transport(false)
         .compile_fds_with_config(compiler.file_descriptor_set(), prost)?;

@@ -62,17 +62,19 @@ impl Methods {
     ///
     /// # Errors
     /// When they contradict each other, which a test would have found.
-    pub(super) fn load() -> Result<Self, prost_reflect::DescriptorError> {
-        let mut pool = DescriptorPool::new();
+    pub(super) fn load() -> Result<Self, Box<dyn std::error::Error>> {
+        let mut pool = DescriptorPool::decode(proto::DESCRIPTORS)?;
         for set in [
-            proto::DESCRIPTORS,
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
             // For the details of errors in JSON.
             tonic_types::pb::FILE_DESCRIPTOR_SET,
         ] {
-            pool.decode_file_descriptor_set(set)?;
+            // google.rpc.Status is described in two of these, and the pool takes no file twice.
+            let mut set = FileDescriptorSet::decode(set)?;
+            set.file.retain(|file| pool.get_file_by_name(file.name()).is_none());
+            pool.add_file_descriptor_set(set)?;
         }
         let all: Vec<_> = pool
             .services()

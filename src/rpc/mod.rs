@@ -10,6 +10,7 @@ pub mod audit;
 pub mod auth;
 mod convert;
 pub mod deadline;
+pub mod envoy;
 pub mod error;
 pub mod gateway;
 mod json;

@@ -38,6 +38,8 @@ pub enum Caller {
     Known(Arc<Call>),
     /// Nobody in particular, of a method that is open to such calls.
     Anonymous(Anonymous),
+    /// Somebody who did not prove it, of a method that says so in its answer.
+    Refused(Anonymous),
 }
 
 impl Caller {
@@ -48,7 +50,7 @@ impl Caller {
     pub fn known(self) -> Result<Arc<Call>, Status> {
         match self {
             Self::Known(call) => Ok(call),
-            Self::Anonymous(_) => Err(error::status(absent())),
+            Self::Anonymous(_) | Self::Refused(_) => Err(error::status(absent())),
         }
     }
 
@@ -56,7 +58,7 @@ impl Caller {
     pub(super) fn attach(self, extensions: &mut Extensions) {
         match self {
             Self::Known(call) => extensions.insert(call).is_some(),
-            Self::Anonymous(anonymous) => extensions.insert(anonymous).is_some(),
+            Self::Anonymous(anonymous) | Self::Refused(anonymous) => extensions.insert(anonymous).is_some(),
         };
     }
 }

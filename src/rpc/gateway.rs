@@ -10,6 +10,7 @@ mod call;
 pub mod endpoint;
 mod form;
 mod health;
+mod judge;
 mod route;
 mod stream;
 mod unary;
@@ -17,12 +18,13 @@ mod unary;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
@@ -34,7 +36,8 @@ use self::call::{Ticket, Work};
 use self::endpoint::{Endpoint, Served};
 use self::form::{Refused, Speech};
 pub use self::health::Health;
-pub use self::route::Route;
+pub use self::judge::{Judge, Unread};
+pub use self::route::{Route, Unanswered};
 pub use self::unary::{KeyCheck, Written};
 use super::auth::{self, Anonymous, Authenticator, Caller, Ends, Shown};
 use super::deadline::Form;
@@ -46,7 +49,7 @@ use super::metrics::{Place, RpcMetrics, UNKNOWN_METHOD};
 use super::proto::v1::admin_service_server::{AdminService, AdminServiceServer};
 use super::proto::v1::audit_service_server::{AuditService, AuditServiceServer};
 use super::proto::v1::key_service_server::{KeyService, KeyServiceServer};
-use crate::clock::Clock;
+use crate::clock::{Clock, Throttle};
 use crate::service::{Error, ErrorKind};
 
 /// What all gateways of a process share; clones are the same.
@@ -83,8 +86,9 @@ impl Rpc {
     ) -> Result<Self, GatewayError> {
         let methods = Methods::load().map_err(|error| GatewayError(error.to_string()))?;
         let metrics = RpcMetrics::new(methods.all().iter().map(|method| method.path.as_str()));
-        let health =
-            Health::new(methods.all().iter().filter(|method| method.ours).map(|method| method.service.as_str()));
+        let health = Health::new(
+            methods.all().iter().filter(|method| method.ours || method.judges).map(|method| method.service.as_str()),
+        );
         let mut standard = vec![route::named(health.server())];
         let descriptors = methods.reflection();
         let reflection = || {
@@ -180,6 +184,14 @@ impl GatewayBuilder {
     pub fn admin(self, service: impl AdminService) -> Self {
         let limit = self.rpc.limits().message_bytes;
         self.service(AdminServiceServer::new(service).max_decoding_message_size(limit))
+    }
+
+    /// Serves Envoy's ext_authz.
+    #[must_use]
+    pub fn envoy(mut self, judge: impl Judge) -> Self {
+        let route = judge::route(judge, self.rpc.limits().message_bytes);
+        self.insert("envoy.service.auth.v3.Authorization", &route);
+        self
     }
 
     /// Serves any generated service whose descriptors are known. The limit of its messages is its own.
@@ -295,7 +307,16 @@ impl Connection {
         let method = &entry.method;
         let (form, caller, ticket) = match self.admit(method, started, speaks, &mut request) {
             Ok(admitted) => admitted,
-            Err(refused) => return self.answer(method.index, started, refused),
+            Err(refused) => {
+                return match refused.why.and_then(|why| entry.route.refuse(why)) {
+                    Some(response) => {
+                        let took = shared.clock.elapsed().saturating_sub(started);
+                        shared.metrics.answered(method.index, Code::Ok, took);
+                        CallFuture::answered(response)
+                    }
+                    None => self.answer(method.index, started, refused),
+                };
+            }
         };
         if method.one_message {
             request.body_mut().arrives_within(shared.limits.message_time);
@@ -325,11 +346,14 @@ impl Connection {
         let shared = self.peer.shared();
         let form = form::of(method, speaks, request)?;
         let refused = |error: Error| Refused::new(form, status(error));
+        // Whoever asks such a method without a proof gets a denial, in a place for strangers.
+        let judged = method.judges.then(|| self.judged(method, request));
+        let stranger = matches!(judged, Some(Caller::Refused(_)));
         let place = if !method.unary {
             Some((Place::Stream, shared.limits.open_streams))
         } else if method.health {
             None
-        } else if method.open {
+        } else if method.open || stranger {
             Some((Place::Open, shared.limits.open_in_flight()))
         } else {
             Some((Place::Known, shared.limits.in_flight))
@@ -337,11 +361,16 @@ impl Connection {
         if let Some((place, limit)) = place
             && !shared.metrics.begin_call(place, limit)
         {
-            return Err(refused(overloaded(place)));
+            let why = if stranger { Unanswered::Stranger } else { Unanswered::Shed };
+            return Err(refused(overloaded(place)).because(why));
         }
         let place = place.map(|(place, _)| place);
         let mut ticket = Ticket::new(Arc::clone(&self.peer), Arc::clone(method), form, started, place);
-        let admitted = self.authenticate(method, request).and_then(|caller| {
+        let caller = match judged {
+            Some(caller) => Ok(caller),
+            None => self.authenticate(method, request),
+        };
+        let admitted = caller.and_then(|caller| {
             let budget = shared.limits.deadlines.budget(request.headers(), form)?;
             Ok((caller, budget))
         });
@@ -352,7 +381,7 @@ impl Connection {
             }
             Err(error) => {
                 ticket.forget();
-                Err(refused(error))
+                Err(refused(error).because(Unanswered::Malformed))
             }
         }
     }
@@ -369,6 +398,20 @@ impl Connection {
         // Nothing behind this point can print or pass on the token.
         request.headers_mut().remove(AUTHORIZATION);
         Ok(caller)
+    }
+
+    /// The caller of a method that answers whoever it is.
+    fn judged(&self, method: &Method, request: &mut Request<RequestBody>) -> Caller {
+        static SAID: LazyLock<Throttle> = LazyLock::new(|| Throttle::new(1));
+        self.authenticate(method, request).unwrap_or_else(|error| {
+            request.headers_mut().remove(AUTHORIZATION);
+            let origin = Arc::clone(&self.peer.origin);
+            if let Some(left_out) = SAID.admit() {
+                let (path, why) = (&method.path, error.message);
+                tracing::warn!(%origin, path, why, left_out, "who asks is not known, and is answered by a denial");
+            }
+            Caller::Refused(Anonymous { origin })
+        })
     }
 
     fn answer(&self, method: usize, started: Duration, refused: Refused) -> CallFuture {

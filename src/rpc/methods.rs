@@ -17,6 +17,8 @@ const OPEN_SERVICES: [&str; 3] =
     [HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 /// Methods of ours that need no caller: the presented key is the right.
 const OPEN_METHODS: [&str; 1] = ["/keyclasp.v1.KeyService/RevokeOwnKey"];
+/// Methods that answer also those whom they refuse: an error would open a proxy that fails open.
+const JUDGING_METHODS: [&str; 1] = ["/envoy.service.auth.v3.Authorization/Check"];
 /// What tells what an answer waited for.
 const FENCE: &str = "keyclasp.v1.Fence";
 /// What is stored, but is no part of the API.
@@ -37,6 +39,8 @@ pub(super) struct Method {
     pub(super) health: bool,
     /// Whether it needs no caller.
     pub(super) open: bool,
+    /// Whether it answers also a caller whom it refuses.
+    pub(super) judges: bool,
     /// Whether it is asked with one message, whatever it answers.
     pub(super) one_message: bool,
     /// Whether it is one message each way; only such a method can be called with JSON.
@@ -89,6 +93,7 @@ impl Methods {
                     ours,
                     health: service == HEALTH,
                     open: is_open(&service, &path),
+                    judges: JUDGING_METHODS.contains(&path.as_str()),
                     one_message: !method.is_client_streaming(),
                     unary: !method.is_client_streaming() && !method.is_server_streaming(),
                     fences: method
@@ -145,7 +150,7 @@ mod tests {
         for name in OPEN_SERVICES {
             assert!(methods.all().iter().any(|method| method.service == name), "{name}");
         }
-        for path in OPEN_METHODS {
+        for path in OPEN_METHODS.into_iter().chain(JUDGING_METHODS) {
             assert!(methods.all().iter().any(|method| method.path == path), "{path}");
         }
     }

@@ -17,6 +17,7 @@ use tonic::codegen::BoxFuture;
 use tonic::{Code, Status};
 
 use super::endpoint::Answering;
+use super::route::Unanswered;
 use super::{Peer, stream};
 use crate::rpc::deadline::Form;
 use crate::rpc::error::{refuse, status};
@@ -79,6 +80,18 @@ impl Ticket {
         match self.form {
             Form::Grpc => status.into_http(),
             Form::Json => json::failure(&self.peer.shared().methods, &status),
+        }
+    }
+
+    /// The answer to a call whose service does not answer, with its code.
+    fn unanswered(&self, why: Unanswered, status: Status) -> (Response<Body>, Code) {
+        let entry = self.peer.gateway.routes.get(&self.method.path).filter(|_| self.form == Form::Grpc);
+        match entry.and_then(|entry| entry.route.refuse(why)) {
+            Some(response) => (response, Code::Ok),
+            None => {
+                let code = status.code();
+                (self.failure(status), code)
+            }
         }
     }
 
@@ -176,9 +189,9 @@ impl Future for CallFuture {
             Ok(Poll::Pending) => {
                 let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ticket.left())));
                 ready!(timer.as_mut().poll(context));
-                (ticket.failure(too_late()), Code::DeadlineExceeded)
+                ticket.unanswered(Unanswered::Late, too_late())
             }
-            Err(_) => (ticket.failure(panicked(&ticket.method)), Code::Internal),
+            Err(_) => ticket.unanswered(Unanswered::Panicked, panicked(&ticket.method)),
         };
         ticket.count(code);
         // The work ends here, and with it its place among the calls in flight.

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::route::Unanswered;
 use crate::rpc::deadline::Form;
 use crate::rpc::error::refuse;
 use crate::rpc::json;
@@ -74,11 +75,13 @@ pub(super) struct Refused {
     /// Where the request was wrong in terms of HTTP: that status, not the one of the code.
     http: Option<StatusCode>,
     header: Option<(HeaderName, &'static str)>,
+    /// For a route that has an answer of its own to that.
+    pub(super) why: Option<Unanswered>,
 }
 
 impl Refused {
     pub(super) const fn new(form: Form, status: Status) -> Self {
-        Self { form, status, http: None, header: None }
+        Self { form, status, http: None, header: None, why: None }
     }
 
     /// There is no method at the request's path.
@@ -95,6 +98,11 @@ impl Refused {
 
     fn malformed(http: StatusCode, message: &str) -> Self {
         Self { http: Some(http), ..Self::new(Form::Json, refuse(ErrorKind::RequestMalformed, message)) }
+    }
+
+    /// With what a route needs to answer a gRPC call itself.
+    pub(super) fn because(self, why: Unanswered) -> Self {
+        Self { why: (self.form == Form::Grpc).then_some(why), ..self }
     }
 
     fn with(self, name: HeaderName, value: &'static str) -> Self {

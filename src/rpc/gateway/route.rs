@@ -15,6 +15,27 @@ use crate::rpc::auth::Caller;
 pub trait Route: Send + Sync {
     /// Handles one gRPC request of `caller`.
     fn call(&self, caller: Caller, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible>;
+
+    /// The answer to a gRPC call that the service does not answer. None: the error that others get.
+    fn refuse(&self, why: Unanswered) -> Option<Response<Body>> {
+        let _ = why;
+        None
+    }
+}
+
+/// Why the gateway answers a call in the place of its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// As many calls as allowed are in flight.
+    Shed,
+    /// The same, and whoever calls did not prove who it is.
+    Stranger,
+    /// What the call says of itself cannot be read.
+    Malformed,
+    /// Its time is up.
+    Late,
+    /// The service panicked.
+    Panicked,
 }
 
 struct Server<S>(S);

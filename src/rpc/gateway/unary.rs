@@ -126,13 +126,23 @@ where
     F: Future<Output = Result<Written<A>, Status>>,
     Q: Message + Default,
 {
-    uncompressed(request.headers())?;
-    let bytes = read(request.into_body(), limit).await?;
+    let bytes = message(request, limit).await?;
     let message = Q::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
     let answer = handle(service, caller, message).await?;
-    let mut response = Response::new(Body::new(Answer { message: Some(answer.framed), ended: false }));
+    Ok(answered(answer.framed))
+}
+
+/// The answer that is this message, which has its prefix already.
+pub(super) fn answered(framed: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::new(Answer { message: Some(framed), ended: false }));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    Ok(response)
+    response
+}
+
+/// The one message of a request, which may be up to `limit` bytes long.
+pub(super) async fn message(request: Request<RequestBody>, limit: usize) -> Result<Bytes, Status> {
+    uncompressed(request.headers())?;
+    read(request.into_body(), limit).await
 }
 
 /// Refuses an encoding that was never offered (gRPC, "Message-Encoding").

@@ -12,6 +12,7 @@ mod convert;
 pub mod deadline;
 pub mod envoy;
 pub mod error;
+pub mod forward_auth;
 pub mod gateway;
 mod json;
 pub mod keys;

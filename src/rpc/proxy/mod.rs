@@ -16,6 +16,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub(in crate::rpc) use self::address::read as read_address;
 pub use self::hosts::{Host, Hosts};
 pub(in crate::rpc) use self::identity::{IDENTITY, identity, is_identity};
 use self::metrics::Decision;
@@ -132,8 +133,13 @@ impl Decider {
 
     /// The decision about a request that could not be read, or not be decided about.
     pub(in crate::rpc) fn refuse(&self, reason: Reason) -> Verdict {
+        self.refuse_on(reason, None)
+    }
+
+    /// The same where the route is known.
+    pub(in crate::rpc) fn refuse_on(&self, reason: Reason, route: Option<&Route>) -> Verdict {
         let mut verdict = refused(Refusal::new(reason), None);
-        verdict.dry_run = self.settings.dry_run;
+        verdict.dry_run = self.settings.dry_run || route.is_some_and(|route| route.dry_run);
         self.conclude(verdict)
     }
 

@@ -242,6 +242,12 @@ impl Refusal {
         self.reason
     }
 
+    /// Its name for programs: the last part of the problem's type.
+    #[must_use]
+    pub(in crate::rpc) const fn name(&self) -> &'static str {
+        self.reason.row().2
+    }
+
     /// What the log is told beside the reason.
     pub(super) fn internal(&self) -> &str {
         &self.internal

@@ -1,0 +1,186 @@
+//! What each kind of proxy says about the request that it holds, and in which header fields.
+//!
+//! Only the fields of the style that the query names are read: a client can send all others. Those of the
+//! style are the proxy's own, which it puts in place of what the client sent; so there is exactly one of each.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+
+use crate::rpc::proxy::read_address;
+
+/// A kind of proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Style {
+    /// X-Forwarded-Method, -Uri, -Host and -For: Caddy, HAProxy.
+    #[default]
+    Forwarded,
+    /// The same, for Traefik, which can take a field away from a request only by taking it from the answer.
+    Traefik,
+    /// X-Original-Method, X-Original-URI and X-Real-IP, and no other answer than 200, 401 and 403.
+    Nginx,
+}
+
+/// The request that a proxy holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Original<'a> {
+    /// Path and query.
+    pub(super) target: &'a [u8],
+    /// Who is connected to the proxy.
+    pub(super) address: Option<IpAddr>,
+}
+
+/// What the proxy says cannot be believed: a field is missing, or there are several, or it holds no such thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unreadable;
+
+impl Style {
+    const ALL: [Self; 3] = [Self::Forwarded, Self::Traefik, Self::Nginx];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Traefik => "traefik",
+            Self::Nginx => "nginx",
+        }
+    }
+
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|style| style.name() == name)
+    }
+
+    pub(super) fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
+    /// Whether the proxy knows no refusals but 401 and 403.
+    pub(super) const fn knows_two_refusals(self) -> bool {
+        matches!(self, Self::Nginx)
+    }
+
+    /// Whether the answer has to hold the fields that may go on.
+    pub(super) const fn takes_fields_from_the_answer(self) -> bool {
+        matches!(self, Self::Traefik)
+    }
+
+    /// What the proxy says.
+    pub(super) fn read(self, headers: &HeaderMap) -> Result<Original<'_>, Unreadable> {
+        let (method, target, host, address) = match self {
+            Self::Forwarded | Self::Traefik => {
+                ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-for")
+            }
+            Self::Nginx => ("x-original-method", "x-original-uri", "x-original-host", "x-real-ip"),
+        };
+        let target = only(headers, target)?.ok_or(Unreadable)?;
+        // RFC 9112, section 3.2: the target of an OPTIONS may be an asterisk. A proxy makes a path of all others.
+        if !(target.starts_with(b"/") || target == b"*") {
+            return Err(Unreadable);
+        }
+        // Nothing is decided by method and host; but where there are two, somebody meddled.
+        if only(headers, method)?.is_none_or(<[u8]>::is_empty) {
+            return Err(Unreadable);
+        }
+        only(headers, host)?;
+        // The last entry is the proxy's own: who is connected to it. Those before are for
+        // `forward_auth.trusted_proxies` to judge.
+        let entries = only(headers, address)?;
+        let address = entries.and_then(|entries| read_address(entries.rsplit(|byte| *byte == b',').next()?));
+        Ok(Original { target, address })
+    }
+}
+
+/// The value of a field of which there is at most one.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Unreadable> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
+        _ => Err(Unreadable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    /// As Traefik 3 and Caddy 2 send them, and as the configuration of nginx has it.
+    const FORWARDED: [(&str, &str); 5] = [
+        ("X-Forwarded-Method", "POST"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "api.example.com"),
+        ("X-Forwarded-Uri", "/a?b=c"),
+        ("X-Forwarded-For", "203.0.113.9, 192.0.2.7"),
+    ];
+    const NGINX: [(&str, &str); 4] = [
+        ("X-Original-Method", "POST"),
+        ("X-Original-URI", "/a?b=c"),
+        ("X-Original-Host", "api.example.com"),
+        ("X-Real-IP", "192.0.2.7"),
+    ];
+
+    #[test]
+    fn each_proxy_is_read_by_its_own_fields() {
+        for (style, fields) in
+            [(Style::Forwarded, &FORWARDED[..]), (Style::Traefik, &FORWARDED), (Style::Nginx, &NGINX)]
+        {
+            let headers = headers(fields);
+            let original = style.read(&headers).unwrap();
+            assert_eq!((original.target, original.address), (&b"/a?b=c"[..], Some("192.0.2.7".parse().unwrap())));
+        }
+        // Those of another style are a client's.
+        assert_eq!(Style::Nginx.read(&headers(&FORWARDED)), Err(Unreadable));
+        assert_eq!(Style::Forwarded.read(&headers(&NGINX)), Err(Unreadable));
+        let both = headers(&[&FORWARDED[..], &[("X-Original-URI", "/x"), ("X-Real-IP", "203.0.113.1")]].concat());
+        assert_eq!(Style::Forwarded.read(&both).unwrap().target, b"/a?b=c");
+        assert_eq!(Style::Forwarded.read(&both).unwrap().address, Some("192.0.2.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_there_twice_is_not_believed() {
+        for (style, fields) in [(Style::Forwarded, &FORWARDED[..]), (Style::Nginx, &NGINX)] {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != "X-Forwarded-Proto") {
+                let twice = headers(&[fields, &[(*name, *value)]].concat());
+                assert_eq!(style.read(&twice), Err(Unreadable), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn target_and_method_have_to_be_there_and_the_address_need_not() {
+        for (name, replaced, readable) in [
+            ("X-Forwarded-Uri", None, false),
+            ("X-Forwarded-Uri", Some("a"), false),
+            ("X-Forwarded-Uri", Some(""), false),
+            ("X-Forwarded-Uri", Some("http://x/a"), false),
+            ("X-Forwarded-Uri", Some("*"), true),
+            ("X-Forwarded-Method", None, false),
+            ("X-Forwarded-Method", Some(""), false),
+            ("X-Forwarded-Host", None, true),
+            ("X-Forwarded-For", None, true),
+            ("X-Forwarded-For", Some("192.0.2.1, unknown"), true),
+        ] {
+            let fields = FORWARDED.iter().filter_map(|(known, value)| {
+                if *known == name { replaced.map(|value| (*known, value)) } else { Some((*known, *value)) }
+            });
+            let headers = headers(&fields.collect::<Vec<_>>());
+            let read = Style::Forwarded.read(&headers);
+            assert_eq!(read.is_ok(), readable, "{name} {replaced:?}");
+            assert!(read.is_err() || name != "X-Forwarded-For" || read.unwrap().address.is_none());
+        }
+    }
+
+    #[test]
+    fn styles_have_names() {
+        assert!(Style::ALL.into_iter().all(|style| Style::parse(style.name()) == Some(style)));
+        assert_eq!(Style::parse("Nginx"), None);
+        assert_eq!(Style::names(), "forwarded, traefik, nginx");
+    }
+}

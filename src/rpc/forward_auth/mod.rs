@@ -88,7 +88,7 @@ impl ForwardAuth {
         };
         let call = match caller {
             Caller::Known(call) => Some(&**call),
-            Caller::Anonymous(_) => None,
+            Caller::Anonymous(_) | Caller::Refused(_) => None,
         };
         let asked = proxy::Asked {
             fields: &fields,

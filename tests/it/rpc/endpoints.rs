@@ -43,7 +43,7 @@ impl Handler for Shared {
             assert!(asked.ends > SystemClock::new().elapsed());
             let who = match &asked.caller {
                 Caller::Known(call) => format!("{} from {}", call.principal.name, call.origin),
-                Caller::Anonymous(anonymous) => format!("nobody from {}", anonymous.origin),
+                Caller::Anonymous(anonymous) | Caller::Refused(anonymous) => format!("nobody from {}", anonymous.origin),
             };
             let authorization = asked.head.headers.contains_key("authorization");
             let text = format!("{} {} by {who}, authorization: {authorization}", asked.head.method, asked.body.len());

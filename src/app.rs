@@ -27,9 +27,12 @@ use crate::random::{self, Entropy, OsEntropy};
 use crate::rpc::admin::Admin;
 use crate::rpc::audit::Audit;
 use crate::rpc::auth::{Authenticator, Binding, Credential, TokenDigest};
-use crate::rpc::gateway::{Health, Rpc};
+use crate::rpc::envoy::{self, Authorization};
+use crate::rpc::forward_auth;
+use crate::rpc::gateway::{GatewayBuilder, Health, Rpc};
 use crate::rpc::keys::Keys;
 use crate::rpc::ops::{Ops, Readiness};
+use crate::rpc::proxy::{Decider, Proxy, ProxyMetrics};
 use crate::rpc::serve::{Server, bind};
 use crate::service::{Parts, Service, ServiceMetrics};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
@@ -129,6 +132,23 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     });
     let rpc = Rpc::new(Authenticator::new(bindings)?, config.server.limits(), Arc::clone(&clock))?;
     rpc.metrics().register(&mut registry);
+    let proxies = ProxyMetrics::new();
+    proxies.register(&mut registry);
+    let envoy = {
+        let decider = Decider::new(service.clone(), config.proxies.envoy, proxies.clone(), Proxy::Envoy);
+        Authorization::new(
+            decider,
+            envoy::Limits {
+                message_bytes: config.proxies.envoy_message_bytes,
+                outage_is_error: config.proxies.envoy_outage_is_error,
+            },
+        )
+    };
+    let mut endpoints = Vec::new();
+    if !config.proxies.forward_auth_peers.is_empty() {
+        let decider = Decider::new(service.clone(), config.proxies.forward_auth, proxies, Proxy::ForwardAuth);
+        endpoints.push(forward_auth::endpoint(decider, config.proxies.forward_auth_peers)?);
+    }
     let gateways = {
         let rpc = rpc.clone();
         move |_worker| {
@@ -137,8 +157,9 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
                 .keys(Keys::new(service.clone()))
                 .audit(Audit::new(service.clone()))
                 .admin(Admin::new(service.clone()))
-                .build();
-            std::future::ready(Ok(gateway))
+                .envoy(envoy.clone());
+            let gateway = endpoints.iter().cloned().fold(gateway, GatewayBuilder::endpoint);
+            std::future::ready(Ok(gateway.build()))
         }
     };
     let listener = bind(config.server.listen, "server.listen")?;

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Response, StatusCode, Uri};
-use ipnet::IpNet;
 use tonic::body::Body;
 
 use self::answer::answer;
@@ -21,7 +20,7 @@ use self::style::Style;
 use super::auth::Caller;
 use super::gateway::endpoint::{Access, Answering, Asked, Endpoint, Handler, Unserved, Verbs};
 use super::proxy::{self, Decider, Field, Reason, Route, RouteFault, Verdict, is_identity};
-use crate::key::{Actor, Caps, Invalid};
+use crate::key::{Actor, Caps, Cidrs, Invalid};
 use crate::service::access::{Grant, Principal, Realms, Role};
 
 /// Where it is.
@@ -31,7 +30,7 @@ pub const PATH: &str = "/forward-auth";
 ///
 /// # Errors
 /// Never: the name of who asks is fixed and good.
-pub fn endpoint(decider: Decider, peers: Vec<IpNet>) -> Result<Endpoint, Invalid> {
+pub fn endpoint(decider: Decider, peers: Cidrs) -> Result<Endpoint, Invalid> {
     let principal = Arc::new(Principal {
         name: Actor::parse("forward-auth")?,
         grants: vec![Grant { role: Role::Validator, realms: Realms::All }],

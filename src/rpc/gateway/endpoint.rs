@@ -19,12 +19,12 @@ use http::request::Parts;
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use ipnet::IpNet;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::body::RequestBody;
 use super::{Peer, overloaded};
+use crate::key::Cidrs;
 use crate::rpc::auth::{Anonymous, Caller};
 use crate::rpc::error;
 use crate::rpc::metrics::{PerMethod, Place};
@@ -107,7 +107,7 @@ pub enum Access {
     /// Who asks from one of these addresses is `principal`. `Authorization` is none of the gateway's business.
     Peers {
         /// The addresses.
-        peers: Vec<IpNet>,
+        peers: Cidrs,
         /// Who that is.
         principal: Arc<Principal>,
     },
@@ -199,7 +199,7 @@ impl Served {
             }
             Access::Peers { peers, principal } => {
                 let address = peer.origin.parse::<IpAddr>();
-                if !address.is_ok_and(|address| peers.iter().any(|net| net.contains(&address))) {
+                if !address.is_ok_and(|address| peers.contain(address)) {
                     let error = Error::new(
                         ErrorKind::RoleMissing,
                         "this address may not ask; the proxies that may are configured in keyclasp",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use keyclasp::clock::{Clock, SystemClock};
-use keyclasp::key::{Actor, Caps};
+use keyclasp::key::{Actor, Caps, Cidrs};
 use keyclasp::rpc::auth::Caller;
 use keyclasp::rpc::gateway::endpoint::{Access, Answering, Asked, Endpoint, Handler, Unserved, Verbs, count_as};
 use keyclasp::rpc::limits::ServerLimits;
@@ -43,7 +43,9 @@ impl Handler for Shared {
             assert!(asked.ends > SystemClock::new().elapsed());
             let who = match &asked.caller {
                 Caller::Known(call) => format!("{} from {}", call.principal.name, call.origin),
-                Caller::Anonymous(anonymous) | Caller::Refused(anonymous) => format!("nobody from {}", anonymous.origin),
+                Caller::Anonymous(anonymous) | Caller::Refused(anonymous) => {
+                    format!("nobody from {}", anonymous.origin)
+                }
             };
             let authorization = asked.head.headers.contains_key("authorization");
             let text = format!("{} {} by {who}, authorization: {authorization}", asked.head.method, asked.body.len());
@@ -69,7 +71,7 @@ fn served(limits: ServerLimits) -> (Running, Arc<Echo>) {
     let handler: Arc<dyn Handler> = Arc::new(Shared(Arc::clone(&echo)));
     let principal =
         Arc::new(Principal { name: Actor::parse("proxy").unwrap(), grants: Vec::new(), caps: Caps::default() });
-    let peers = |net: &str| Access::Peers { peers: vec![net.parse().unwrap()], principal: Arc::clone(&principal) };
+    let peers = |net: &str| Access::Peers { peers: Cidrs::parse(&[net]).unwrap(), principal: Arc::clone(&principal) };
     let access = [Access::Open, Access::Token, peers("127.0.0.0/8"), peers("192.0.2.0/24")];
     let running = start_with(limits, Duration::from_secs(30), move |mut builder| {
         for (path, access) in PATHS.into_iter().zip(access.clone()) {

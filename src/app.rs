@@ -132,22 +132,17 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
     });
     let rpc = Rpc::new(Authenticator::new(bindings)?, config.server.limits(), Arc::clone(&clock))?;
     rpc.metrics().register(&mut registry);
-    let proxies = ProxyMetrics::new();
-    proxies.register(&mut registry);
-    let envoy = {
-        let decider = Decider::new(service.clone(), config.proxies.envoy, proxies.clone(), Proxy::Envoy);
-        Authorization::new(
-            decider,
-            envoy::Limits {
-                message_bytes: config.proxies.envoy_message_bytes,
-                outage_is_error: config.proxies.envoy_outage_is_error,
-            },
-        )
-    };
+    let proxies = config.proxies;
+    let asked = ProxyMetrics::new();
+    asked.register(&mut registry);
+    let envoy = Authorization::new(
+        Decider::new(service.clone(), proxies.envoy, asked.clone(), Proxy::Envoy),
+        envoy::Limits { message_bytes: proxies.envoy_message_bytes, outage_is_error: proxies.envoy_outage_is_error },
+    );
     let mut endpoints = Vec::new();
-    if !config.proxies.forward_auth_peers.is_empty() {
-        let decider = Decider::new(service.clone(), config.proxies.forward_auth, proxies, Proxy::ForwardAuth);
-        endpoints.push(forward_auth::endpoint(decider, config.proxies.forward_auth_peers)?);
+    if !proxies.forward_auth_peers.is_empty() {
+        let decider = Decider::new(service.clone(), proxies.forward_auth, asked, Proxy::ForwardAuth);
+        endpoints.push(forward_auth::endpoint(decider, proxies.forward_auth_peers)?);
     }
     let gateways = {
         let rpc = rpc.clone();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
-use prost_types::FileDescriptorSet;
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 use super::proto;
 
@@ -75,9 +75,15 @@ impl Methods {
             // For the details of errors in JSON.
             tonic_types::pb::FILE_DESCRIPTOR_SET,
         ] {
-            // google.rpc.Status is described in two of these, and the pool takes no file twice.
+            // google.rpc.Status is described in two of these, in files of different names, and the pool takes no
+            // message twice.
             let mut set = FileDescriptorSet::decode(set)?;
-            set.file.retain(|file| pool.get_file_by_name(file.name()).is_none());
+            set.file.retain(|file| {
+                let known = |message: &DescriptorProto| {
+                    pool.get_message_by_name(&format!("{}.{}", file.package(), message.name())).is_some()
+                };
+                !file.message_type.iter().any(known)
+            });
             pool.add_file_descriptor_set(set)?;
         }
         let all: Vec<_> = pool

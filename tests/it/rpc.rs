@@ -4,6 +4,7 @@
 mod calls;
 mod endpoints;
 mod json;
+mod judging;
 mod limits;
 mod serving;
 mod stub;

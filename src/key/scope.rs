@@ -142,6 +142,20 @@ impl Implications {
     pub fn any_covers(&self, held: &[Scope], required: &Scope) -> bool {
         held.iter().any(|held| self.covers(held, required))
     }
+
+    /// `held`, and every scope that one of them implies, for those who compare scopes by their text. What a
+    /// `*` covers cannot be listed: it stands for itself.
+    #[must_use]
+    pub fn listed(&self, held: &[Scope]) -> BTreeSet<Scope> {
+        let mut listed: BTreeSet<Scope> = held.iter().cloned().collect();
+        for scope in held {
+            let (resource, Some(action)) = scope.parts() else { continue };
+            let implied = self.0.get(action).into_iter().flatten();
+            // What would be no scope, as it is too long, cannot be asked for either.
+            listed.extend(implied.filter_map(|action| Scope::parse(&format!("{resource}:{action}")).ok()));
+        }
+        listed
+    }
 }
 
 /// `write ⇒ read`, `admin ⇒ write`.
@@ -184,6 +198,28 @@ mod tests {
         for (held, required, covered) in table {
             assert_eq!(Implications::default().covers(&scope(held), &scope(required)), covered, "{held} {required}");
         }
+    }
+
+    #[test]
+    fn what_is_listed_is_covered() {
+        let table: [(&[&str], &[&str]); 6] = [
+            (&[], &[]),
+            (&["a:admin", "b:read"], &["a:admin", "a:read", "a:write", "b:read"]),
+            (&["a:b:write"], &["a:b:read", "a:b:write"]),
+            (&["a:*", "*", "write"], &["*", "a:*", "write"]),
+            (&["a:delete"], &["a:delete"]),
+            (&["a:read", "a:write"], &["a:read", "a:write"]),
+        ];
+        let implications = Implications::default();
+        for (held, expected) in table {
+            let held = Scopes::parse(held).unwrap();
+            let listed = implications.listed(held.as_slice());
+            assert_eq!(listed.iter().map(Scope::as_str).collect::<Vec<_>>(), expected);
+            assert!(listed.iter().all(|scope| implications.any_covers(held.as_slice(), scope)));
+        }
+        let longest = scope(&format!("{}:a", "x".repeat(126)));
+        let longer = Implications::new(&BTreeMap::from([("a".to_owned(), vec!["long".to_owned()])]));
+        assert_eq!(longer.listed(std::slice::from_ref(&longest)).into_iter().collect::<Vec<_>>(), [longest]);
     }
 
     #[test]

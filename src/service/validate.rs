@@ -4,6 +4,7 @@
 //! before anything that the record says. What is no key of ours, or a forgery, costs neither a
 //! store call nor an Argon2 run.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -169,6 +170,12 @@ impl Validator {
     /// Tells that a request which would have been refused passed in a dry run, so that `doctor` knows of it.
     pub fn let_through(&self) {
         self.core.metrics.let_through();
+    }
+
+    /// The scopes that a key covers, as far as they can be listed.
+    #[must_use]
+    pub fn listed_scopes(&self, record: &KeyRecord) -> BTreeSet<Scope> {
+        self.core.policies.of(&record.realm).implications.listed(record.scopes.as_slice())
     }
 
     async fn decide(&self, call: &Call, check: &Check<'_>) -> Result<Checked, Error> {

@@ -5,12 +5,14 @@
 //! its SHA-256. Client certificates, access tokens and Unix peers become further kinds of
 //! [`Credential`], and further steps of [`Authenticator::authenticate`].
 
+mod basic;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
@@ -229,25 +231,12 @@ impl Authenticator {
         shown: &OnceLock<Shown>,
     ) -> Result<Arc<Call>, Error> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return self.call(headers, origin, shown)?.ok_or_else(absent);
-        };
-        let Some(credentials) = basic(value) else {
-            return self.call(headers, origin, shown)?.ok_or_else(absent);
-        };
-        let principal = credentials
-            .as_ref()
-            .and_then(|text| client_credentials(text))
-            .and_then(|(name, token)| {
-                let holder = self.holder(&TokenDigest::of(&token))?;
-                (holder.name.as_str().as_bytes() == name).then_some(holder)
-            })
-            .ok_or_else(|| {
-                let message =
-                    "the Basic credentials are not the name and the token of a caller that is configured here";
-                Error::new(ErrorKind::Unauthenticated, message)
-            })?;
-        Ok(Arc::new(Call { principal: Arc::clone(principal), origin: Arc::clone(origin), ends: None }))
+        if let (Some(value), None) = (values.next(), values.next())
+            && let Some(holder) = basic::holder(self, value)
+        {
+            return Ok(Arc::new(Call { principal: Arc::clone(holder?), origin: Arc::clone(origin), ends: None }));
+        }
+        self.call(headers, origin, shown)?.ok_or_else(absent)
     }
 
     /// Who sends these headers. None: they hold no credential.
@@ -322,38 +311,6 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
         .then_some(token)
 }
 
-/// What `Basic` holds, decoded. None: it is another scheme; and then: it is not base64.
-fn basic(value: &HeaderValue) -> Option<Option<Zeroizing<Vec<u8>>>> {
-    let (scheme, text) = value.as_bytes().split_at_checked("basic ".len())?;
-    scheme.eq_ignore_ascii_case(b"basic ").then(|| BASE64.decode(text.trim_ascii()).ok().map(Zeroizing::new))
-}
-
-/// Name and token of `NAME:TOKEN`, each of them form-encoded (RFC 6749, section 2.3.1). A client that does not encode
-/// them is understood too, unless they hold `%` or `+`.
-fn client_credentials(text: &[u8]) -> Option<(Vec<u8>, Zeroizing<Vec<u8>>)> {
-    let colon = text.iter().position(|byte| *byte == b':')?;
-    let (name, token) = text.split_at_checked(colon)?;
-    Some((form_decoded(name)?, Zeroizing::new(form_decoded(token.get(1..)?)?)))
-}
-
-/// What `text` is in `application/x-www-form-urlencoded`. None: a `%` without its two digits.
-fn form_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    // Its size from the start: what is wiped afterwards must not have moved.
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.iter();
-    while let Some(byte) = rest.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [*rest.next()?, *rest.next()?];
-                *HEXLOWER_PERMISSIVE.decode(&digits).ok()?.first()?
-            }
-            byte => *byte,
-        });
-    }
-    Some(decoded)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,33 +379,6 @@ mod tests {
             assert!(who(&["Bearer s3cret", "Bearer s3cret"]).is_err());
         }
         assert!(!format!("{:?}", shown.get()).contains("s3cret"));
-    }
-
-    #[test]
-    fn a_client_names_itself_and_its_token_by_basic_form_encoded() {
-        let authenticator = Authenticator::new([binding("s3c:r+t", "mesh"), binding("other", "issuer one")]).unwrap();
-        let (origin, shown) = (Arc::from("192.0.2.1"), OnceLock::new());
-        let who = |values: &[&str]| {
-            let called = authenticator.client(&headers(values), &origin, &shown);
-            called.map(|call| call.principal.name.to_string()).map_err(|error| error.message)
-        };
-        let basic = |text: &str| format!("Basic {}", BASE64.encode(text.as_bytes()));
-        assert_eq!(who(&["Bearer other"]), Ok("issuer one".into()), "bearer goes too");
-        for text in ["mesh:s3c:r%2Bt", "mesh:s3c%3ar%2bt", "m%65sh:s3c:r%2Bt"] {
-            assert_eq!(who(&[&basic(text)]), Ok("mesh".into()), "{text}");
-        }
-        assert_eq!(who(&[&basic("issuer+one:other")]), Ok("issuer one".into()));
-        assert_eq!(who(&[&basic("issuer one:other").replace("Basic", "bASIC")]), Ok("issuer one".into()));
-        let refused = who(&[&basic("mesh:wrong")]).unwrap_err();
-        for text in
-            ["mesh:other", "issuer:s3c:r%2Bt", "mesh:", ":other", "mesh", "", "mesh:s3c:r+t", "mesh:%", "mesh:%2"]
-        {
-            assert_eq!(who(&[&basic(text)]), Err(refused.clone()), "{text}: told apart");
-        }
-        assert_eq!(who(&["Basic !"]), Err(refused));
-        for values in [&[][..], &["Digest x"], &["Basic"], &[&basic("issuer one:other"), "Bearer other"]] {
-            who(values).unwrap_err();
-        }
     }
 
     #[test]

@@ -23,4 +23,5 @@ pub mod ops;
 pub mod proto;
 pub mod proxy;
 pub mod serve;
+mod urlencoded;
 mod written;

@@ -125,10 +125,8 @@ impl Decider {
 
     /// Decides about a request that `call` asks about; none: whoever asks did not prove who it is.
     pub(in crate::rpc) async fn decide(&self, call: Option<&Call>, asked: &Asked<'_>) -> Verdict {
-        let dry_run = self.settings.dry_run || asked.route.as_ref().is_ok_and(|route| route.dry_run);
-        let mut verdict = self.judge(call, asked).await;
-        verdict.dry_run = dry_run;
-        self.conclude(verdict)
+        let verdict = self.judge(call, asked).await;
+        self.conclude(verdict, asked.route.as_ref().ok())
     }
 
     /// The decision about a request that could not be read, or not be decided about.
@@ -138,9 +136,7 @@ impl Decider {
 
     /// The same where the route is known.
     pub(in crate::rpc) fn refuse_on(&self, reason: Reason, route: Option<&Route>) -> Verdict {
-        let mut verdict = refused(Refusal::new(reason), None);
-        verdict.dry_run = self.settings.dry_run || route.is_some_and(|route| route.dry_run);
-        self.conclude(verdict)
+        self.conclude(refused(Refusal::new(reason), None), route)
     }
 
     /// Whether an outage is told by a refusal of the same kind: for an error that is none.
@@ -153,7 +149,10 @@ impl Decider {
     }
 
     /// Counts and says what was decided; a dry run refuses nobody.
-    fn conclude(&self, mut verdict: Verdict) -> Verdict {
+    fn conclude(&self, mut verdict: Verdict, route: Option<&Route>) -> Verdict {
+        // What somebody says of a route who may not ask about it counts for nothing.
+        let stranger = matches!(&verdict.conclusion, Conclusion::Refused(why) if why.reason() == Reason::CallerRefused);
+        verdict.dry_run = self.settings.dry_run || (!stranger && route.is_some_and(|route| route.dry_run));
         let decision = match &verdict.conclusion {
             Conclusion::Key(_) => Decision::Allowed,
             Conclusion::Anonymous => Decision::Anonymous,

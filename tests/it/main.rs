@@ -10,6 +10,7 @@ mod deadlines;
 mod every_method;
 mod fence;
 mod first_start;
+mod forward_auth;
 mod keyring;
 mod layers;
 mod linear;

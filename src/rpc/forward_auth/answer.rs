@@ -13,7 +13,7 @@ use tonic::body::Body;
 
 use super::style::Style;
 use crate::rpc::gateway::endpoint::count_as;
-use crate::rpc::proxy::{Conclusion, PROBLEM, Refusal, StripCookie, Verdict, identity};
+use crate::rpc::proxy::{Conclusion, IDENTITY, PROBLEM, Refusal, StripCookie, Verdict, identity};
 
 /// Which of the fields that can hold a key hold none, and may go on to the upstream.
 const KEEP: HeaderName = HeaderName::from_static("x-keyclasp-keep");
@@ -43,6 +43,12 @@ pub(super) fn answer(verdict: &Verdict, style: Style, head: Option<&Parts>) -> R
     }
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
+    if !style.takes_fields_from_the_answer() {
+        // Caddy writes down the name of a field that it shall copy and does not find.
+        for name in IDENTITY {
+            headers.insert(name, HeaderValue::from_static(""));
+        }
+    }
     if let Conclusion::Key(held) = &verdict.conclusion {
         for (name, value) in identity(held.record()) {
             // Visible ASCII is always a value.
@@ -180,11 +186,13 @@ mod tests {
                 let response = answer(&verdict, style, Some(&head));
                 assert_eq!((response.status(), field(&response, "x-keyclasp-keep")), (StatusCode::OK, Some(keep)));
                 assert_eq!(field(&response, "x-keyclasp-cookie"), cookie);
+                assert_eq!(field(&response, "x-keyclasp-owner"), Some(""));
                 assert!(
                     !response.headers().contains_key("authorization") && !response.headers().contains_key("cookie")
                 );
             }
             let response = answer(&verdict, Style::Traefik, Some(&head));
+            assert!(!response.headers().contains_key("x-keyclasp-owner"), "Traefik passes on empty fields");
             for name in ["authorization", "x-api-key", "cookie"] {
                 let goes_on = keep.split(", ").any(|kept| kept == name) || (name == "cookie" && cookie.is_some());
                 assert_eq!(response.headers().contains_key(name), goes_on, "{name} of {keep}");

@@ -1,0 +1,142 @@
+//! The proxies: each started with the files of its example, with other ports in them.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use keyclasp::rpc::proxy::Settings;
+
+use super::parts::{Answer, Keyclasp, Relay, ask, upstream};
+use crate::support::{TempDir, eventually};
+
+/// Longest that a proxy may take to listen.
+const START: Duration = Duration::from_secs(60);
+
+/// A kind of proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Nginx,
+    Caddy,
+    HaProxy,
+}
+
+impl Kind {
+    /// Its example's files.
+    pub(super) fn files(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Nginx => &[
+                ("nginx.conf", include_str!("../../../examples/nginx/nginx.conf")),
+                ("keyclasp.conf", include_str!("../../../examples/nginx/keyclasp.conf")),
+                ("keyclasp-server.conf", include_str!("../../../examples/nginx/keyclasp-server.conf")),
+                ("keyclasp-ask.conf", include_str!("../../../examples/nginx/keyclasp-ask.conf")),
+            ],
+            Self::Caddy => &[("Caddyfile", include_str!("../../../examples/caddy/Caddyfile"))],
+            Self::HaProxy => &[
+                ("haproxy.cfg", include_str!("../../../examples/haproxy/haproxy.cfg")),
+                ("keyclasp.lua", include_str!("../../../examples/haproxy/keyclasp.lua")),
+            ],
+        }
+    }
+
+    /// How it is started in the directory of its files.
+    fn command(self) -> Command {
+        let words: &[&str] = match self {
+            Self::Nginx => &["nginx", "-p", ".", "-c", "nginx.conf", "-g", "daemon off; master_process off;"],
+            Self::Caddy => &["caddy", "run", "--adapter", "caddyfile", "--config", "Caddyfile"],
+            Self::HaProxy => &["haproxy", "-db", "-f", "haproxy.cfg"],
+        };
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command
+    }
+}
+
+/// A proxy between a client and an upstream, with a keyclasp that it asks.
+pub(super) struct Site {
+    pub(super) kind: Kind,
+    pub(super) keyclasp: Keyclasp,
+    pub(super) relay: Relay,
+    pub(super) address: SocketAddr,
+    child: Child,
+    dir: TempDir,
+}
+
+impl Site {
+    pub(super) fn start(kind: Kind) -> Self {
+        Self::with(kind, Settings::default(), |_, text| text)
+    }
+
+    /// With each file of the example as `change` makes it.
+    pub(super) fn with(kind: Kind, settings: Settings, change: impl Fn(&str, String) -> String) -> Self {
+        let keyclasp = Keyclasp::start(&["127.0.0.1/32"], settings);
+        let relay = Relay::start(keyclasp.address);
+        let upstream = upstream();
+        let address = free_port();
+        let dir = TempDir::new();
+        for (name, text) in kind.files() {
+            let text = text
+                .replace("127.0.0.1:7413", &relay.address.to_string())
+                .replace("127.0.0.1:8081", &upstream.to_string())
+                .replace(":8080", &format!(":{}", address.port()));
+            let text = match kind {
+                // An administration port, which has one number for all.
+                Kind::Caddy => format!("{{\n\tadmin off\n\tauto_https off\n}}\n{text}"),
+                Kind::Nginx | Kind::HaProxy => text,
+            };
+            std::fs::write(dir.path().join(name), change(name, text)).unwrap();
+        }
+        let log = File::create(dir.path().join("log")).unwrap();
+        let child = kind
+            .command()
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env("XDG_DATA_HOME", dir.path())
+            .env("XDG_CONFIG_HOME", dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{kind:?} cannot be started ({error}); scripts/setup.sh installs it"));
+        let mut site = Self { kind, keyclasp, relay, address, child, dir };
+        let listens = eventually(START, || {
+            if let Some(status) = site.child.try_wait().unwrap() {
+                panic!("{kind:?} ended ({status}):\n{}", site.log());
+            }
+            TcpStream::connect(site.address).ok()
+        });
+        assert!(listens.is_some(), "{kind:?} does not listen:\n{}", site.log());
+        site
+    }
+
+    #[track_caller]
+    pub(super) fn ask(&self, verb: &str, target: &str, fields: &[(&str, &str)], body: &str) -> Answer {
+        ask(self.address, verb, target, fields, body)
+    }
+
+    #[track_caller]
+    pub(super) fn get(&self, target: &str, fields: &[(&str, &str)]) -> Answer {
+        self.ask("GET", target, fields, "")
+    }
+
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody has now.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

@@ -31,6 +31,7 @@ use crate::rpc::envoy::{self, Authorization};
 use crate::rpc::forward_auth;
 use crate::rpc::gateway::{GatewayBuilder, Health, Rpc};
 use crate::rpc::keys::Keys;
+use crate::rpc::oauth2;
 use crate::rpc::ops::{Ops, Readiness};
 use crate::rpc::proxy::{Decider, Proxy, ProxyMetrics};
 use crate::rpc::serve::{Server, bind};
@@ -139,7 +140,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Started)) -> anyhow::Resul
         Decider::new(service.clone(), proxies.envoy, asked.clone(), Proxy::Envoy),
         envoy::Limits { message_bytes: proxies.envoy_message_bytes, outage_is_error: proxies.envoy_outage_is_error },
     );
-    let mut endpoints = Vec::new();
+    let mut endpoints = oauth2::endpoints(&service, config.issuer.as_ref(), rpc.limits().message_bytes);
     if !proxies.forward_auth_peers.is_empty() {
         let decider = Decider::new(service.clone(), proxies.forward_auth, asked, Proxy::ForwardAuth);
         endpoints.push(forward_auth::endpoint(decider, proxies.forward_auth_peers)?);

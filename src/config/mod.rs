@@ -11,6 +11,7 @@ mod finding;
 mod hash;
 mod keyring;
 mod log;
+mod oauth2;
 mod peppers;
 mod problem;
 mod proxy;
@@ -43,6 +44,7 @@ pub use store::{Keys, Store, StoreUrl};
 pub use types::{Number, parse_owner};
 
 use crate::key::Argon2Profile;
+use crate::rpc::oauth2::Issuer;
 use crate::service::Policies;
 use crate::service::status::Finding;
 use crate::telemetry::LogConfig;
@@ -128,6 +130,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What proxies may ask.
     pub proxies: Proxies,
+    /// The URL by which OAuth clients know the service.
+    pub issuer: Option<Issuer>,
     /// Policies.
     pub realms: Policies,
     /// Who may call.
@@ -177,8 +181,8 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let beside_file = sources.file.as_deref().map(source::directory);
     let base = beside_file.clone().or_else(|| user_dir.clone()).unwrap_or_else(|| PathBuf::from("."));
 
-    let sections = ["server", "store", "keys", "hash", "cache", "fence", "keyring", "log"];
-    let [server, store, keys, hash, cache, fence, keyring, log] =
+    let sections = ["server", "store", "keys", "hash", "cache", "fence", "keyring", "log", "oauth2"];
+    let [server, store, keys, hash, cache, fence, keyring, log, oauth2] =
         sections.map(|name| root.take_table(name, name, problems));
     let [proxy, envoy, forward_auth] =
         ["proxy", "envoy", "forward_auth"].map(|name| root.take_table(name, name, problems));
@@ -197,6 +201,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
         "proxy",
         "envoy",
         "forward_auth",
+        "oauth2",
         "realms",
         "callers",
     ];
@@ -210,6 +215,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
     let keyring = read_section::<keyring::KeyringSection>(&keyring, &base, problems);
     let log = read_section::<log::Log>(&log, &base, problems);
     let proxies = proxy::proxies(&proxy, envoy, &forward_auth, &base, problems);
+    let oauth2 = read_section::<oauth2::OAuth2>(&oauth2, &base, problems);
     let realms = realms::realms(realms, &base, problems);
     let mut callers = callers::callers(callers, &base, problems);
 
@@ -236,6 +242,7 @@ fn parse(sources: &Sources, problems: &mut Problems) -> Option<Config> {
         keyring: KeyringFile::new(keyring?.file),
         log: log?.config(),
         proxies: proxies?,
+        issuer: oauth2?.issuer,
         realms: realms?,
         callers,
     })

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::setting::{Declared, Section};
-use super::{Keys, Server, Top, cache, callers, fence, hash, keyring, log, proxy, realms, store};
+use super::{Keys, Server, Top, cache, callers, fence, hash, keyring, log, oauth2, proxy, realms, store};
 
 /// Widest line of a comment.
 const WIDTH: usize = 100;
@@ -45,6 +45,7 @@ fn sections() -> Vec<Documented> {
         documented::<proxy::ProxySection>(Kind::Table),
         documented::<proxy::EnvoySection>(Kind::Table),
         documented::<proxy::ForwardAuthSection>(Kind::Table),
+        documented::<oauth2::OAuth2>(Kind::Table),
         documented::<realms::RealmSection>(Kind::Table),
         documented::<proxy::HostSection>(Kind::Array),
         documented::<callers::CallerSection>(Kind::Array),

@@ -252,7 +252,7 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place_and_remedy() {
         "keyclasp.toml:14: log.level is not a level or a list of directives: write it as \"info\" or \"info,keyclasp=debug\"",
         "keyclasp.toml:16: realms.default.prefix is not a prefix: must be 2 to 24 characters of a-z, 0-9 and _, beginning \
          with a letter and not ending with _",
-        "keyclasp.toml:20: colours is not a setting: remove it, or use one of data_dir, server, store, keys, hash, cache, fence, keyring, log, proxy, envoy, forward_auth, realms, callers",
+        "keyclasp.toml:20: colours is not a setting: remove it, or use one of data_dir, server, store, keys, hash, cache, fence, keyring, log, proxy, envoy, forward_auth, oauth2, realms, callers",
         "KEYCLASP_CALLERS__NAME is not the name of a setting: unset it, or see `keyclasp config reference` for what there is",
         "KEYCLASP_NO__SECTION is not the name of a setting: unset it, or see `keyclasp config reference` for what there is",
         "KEYCLASP_SERVER__MAX_STREAMS: server.max_streams is not a whole number from 1 to 65536: choose a number in that range",
@@ -279,6 +279,16 @@ fn settings_that_contradict_each_other_are_refused() {
     one("[callers]\nname = \"x\"", "write each as [[callers]]");
     one("[realms.default]\nimplications = { \"a:b\" = [] }", "name the action alone");
     one("[realms.\"\"]\nprefix = \"ab\"", "is not the name of a realm");
+}
+
+#[test]
+fn an_issuer_is_a_url_that_clients_can_compare() {
+    let config = load(&Scratch::new(), "", &[("KEYCLASP_OAUTH2__ISSUER", "https://keys.example.com/a")]).unwrap();
+    assert_eq!(config.issuer.unwrap().as_str(), "https://keys.example.com/a");
+    assert_eq!(load(&Scratch::new(), "", &[]).unwrap().issuer, None);
+    let said = problems("[oauth2]\nissuer = \"http://keys.example.com\"", &[]);
+    let expected = "keyclasp.toml:2: oauth2.issuer is not the URL of an issuer: begin it with https://";
+    assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
 }
 
 #[test]

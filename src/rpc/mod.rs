@@ -19,6 +19,7 @@ pub mod keys;
 pub mod limits;
 mod methods;
 pub mod metrics;
+pub mod oauth2;
 pub mod ops;
 pub mod proto;
 pub mod proxy;

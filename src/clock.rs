@@ -4,6 +4,8 @@
 //! Everything that needs to know the time takes a [`Timestamp`] or a [`Clock`]. The ambient
 //! clocks are read here and nowhere else (`clippy.toml` bans them).
 
+pub mod alarm;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -3,11 +3,9 @@
 mod labels;
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +19,7 @@ use super::{
     AuditPage, AuditQuery, Beat, Beaten, CALL_LIMIT, Commit, Done, Epoch, Found, Health, Identity, Leases, ListPage,
     ListQuery, LogCursor, LogPage, Member, MemberId, Observer, Outcome, ScanCursor, ScanPage, Store, StoreError,
 };
+use crate::clock::alarm::{Late, within};
 use crate::clock::{Clock, Timestamp};
 use crate::key::codec::IdempotencyEntry;
 use crate::key::{KeyId, PepperId};
@@ -91,16 +90,11 @@ impl Guarded {
         good: fn(&T) -> CallResult,
     ) -> Result<T, StoreError> {
         let start = self.clock.elapsed();
-        let mut call = pin!(call);
         // Health goes through: it is how a closed gate comes to be opened, and how it is explained.
         let result = if self.gate.is_open() || verb == Verb::Health {
-            // Most calls of an embedded store are done at once, and need no timer.
-            match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-                Poll::Ready(result) => result,
-                Poll::Pending => tokio::time::timeout(self.limit, call).await.unwrap_or_else(|_| {
-                    Err(StoreError::Unavailable(format!("{} did not answer within {:?}", verb.name(), self.limit)))
-                }),
-            }
+            within(self.limit, call).await.unwrap_or_else(|Late| {
+                Err(StoreError::Unavailable(format!("{} did not answer within {:?}", verb.name(), self.limit)))
+            })
         } else {
             Err(closed())
         };
@@ -255,8 +249,9 @@ impl Leases for Guarded {
         if !self.gate.is_open() {
             return Err(closed());
         }
-        let answer = tokio::time::timeout(self.limit, self.inner()?.wake(after, limit)).await;
-        answer.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("wake did not answer within {:?}", self.limit))))
+        let answer = within(self.limit, self.inner()?.wake(after, limit)).await;
+        answer
+            .unwrap_or_else(|Late| Err(StoreError::Unavailable(format!("wake did not answer within {:?}", self.limit))))
     }
 }
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use tokio::time::Sleep;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
 use tonic::{Code, Status};
@@ -19,6 +18,7 @@ use tonic::{Code, Status};
 use super::endpoint::Answering;
 use super::route::Unanswered;
 use super::{Peer, stream};
+use crate::clock::alarm::Alarm;
 use crate::rpc::deadline::Form;
 use crate::rpc::error::{refuse, status};
 use crate::rpc::json;
@@ -143,8 +143,8 @@ enum State {
     Running {
         work: Work,
         ticket: Ticket,
-        /// Made when the call has to wait for the first time: most calls never do.
-        timer: Option<Pin<Box<Sleep>>>,
+        /// Set when the call has to wait for the first time: most calls never do.
+        timer: Option<Alarm>,
     },
 }
 
@@ -187,8 +187,8 @@ impl Future for CallFuture {
         let (response, code) = match polled {
             Ok(Poll::Ready(answer)) => answer,
             Ok(Poll::Pending) => {
-                let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(ticket.left())));
-                ready!(timer.as_mut().poll(context));
+                let timer = timer.get_or_insert_with(|| Alarm::after(ticket.left()));
+                ready!(Pin::new(timer).poll(context));
                 ticket.unanswered(Unanswered::Late, too_late())
             }
             Err(_) => ticket.unanswered(Unanswered::Panicked, panicked(&ticket.method)),

@@ -10,14 +10,15 @@
 //!
 //! Keeping, joining and detaching happen under the lock of the key's stripe. A hit takes no such lock.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::{BuildHasher as _, Hash};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use quick_cache::Weighter;
+use quick_cache::{DefaultHashBuilder, Weighter};
 
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,11 +63,11 @@ pub struct Cache<K, V, E> {
     /// Loads that run, by key.
     first_stripe: Mutex<Flights<K, V, E>>,
     stripes: Box<[Mutex<Flights<K, V, E>>]>,
-    stripe_of: RandomState,
+    stripe_of: DefaultHashBuilder,
     generations: Box<[AtomicU64]>,
 }
 
-type Flights<K, V, E> = HashMap<K, Arc<Flight<V, E>>>;
+type Flights<K, V, E> = HashMap<K, Arc<Flight<V, E>>, DefaultHashBuilder>;
 
 impl<K, V, E> Cache<K, V, E>
 where
@@ -81,7 +82,7 @@ where
             values: quick_cache::sync::Cache::with_weighter(values, bytes, ByWeight),
             first_stripe: Mutex::default(),
             stripes: (1..STRIPES).map(|_| Mutex::default()).collect(),
-            stripe_of: RandomState::new(),
+            stripe_of: DefaultHashBuilder::default(),
             generations: (0..shards.max(1)).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -112,15 +113,15 @@ where
     #[must_use]
     pub fn load(&self, shard: u16, generation: Generation, key: K) -> Load<'_, K, V, E> {
         let mut flights = lock(self.stripe(&key));
-        match flights.get(&key) {
-            Some(flight) if flight.generation == generation => {
-                Load::Joined(Joined { flight: Arc::clone(flight), ticket: None })
+        match flights.entry(key) {
+            Entry::Occupied(flying) if flying.get().generation == generation => {
+                Load::Joined(Joined { flight: Arc::clone(flying.get()), ticket: None })
             }
             // One of another generation is detached by taking its place.
-            _ => {
+            place => {
                 let flight = Arc::new(Flight { generation, state: Mutex::new(State::Flying(Waiting::default())) });
-                flights.insert(key, Arc::clone(&flight));
-                Load::Own(Own { cache: self, shard, key, flight })
+                place.insert_entry(Arc::clone(&flight));
+                Load::Own(Own { cache: self, shard, key, flight: Some(flight) })
             }
         }
     }
@@ -151,8 +152,10 @@ where
     /// Ends a load: keeps its value if nothing spoke against it meanwhile.
     fn land(&self, shard: u16, key: K, flight: &Arc<Flight<V, E>>, landed: Option<Arc<V>>) {
         let mut flights = lock(self.stripe(&key));
-        if flights.get(&key).is_some_and(|current| Arc::ptr_eq(current, flight)) {
-            flights.remove(&key);
+        if let Entry::Occupied(current) = flights.entry(key)
+            && Arc::ptr_eq(current.get(), flight)
+        {
+            current.remove();
             if let Some(value) = landed
                 && self.is_present(shard, flight.generation)
             {
@@ -205,34 +208,36 @@ pub struct Own<'a, K: Key, V: Weigh, E: Clone> {
     cache: &'a Cache<K, V, E>,
     shard: u16,
     key: K,
-    flight: Arc<Flight<V, E>>,
+    /// None: its word was given.
+    flight: Option<Arc<Flight<V, E>>>,
 }
 
 impl<K: Key, V: Weigh, E: Clone> Own<'_, K, V, E> {
     /// The value was loaded.
-    pub fn done(self, value: V) -> Arc<V> {
+    pub fn done(mut self, value: V) -> Arc<V> {
         let value = Arc::new(value);
         self.end(Landing::Value(Arc::clone(&value)));
         value
     }
 
     /// There is no such value. That is not kept.
-    pub fn absent(self) {
+    pub fn absent(mut self) {
         self.end(Landing::Absent);
     }
 
     /// It could not be loaded.
-    pub fn failed(self, error: E) {
+    pub fn failed(mut self, error: E) {
         self.end(Landing::Failed(error));
     }
 
-    fn end(&self, landing: Landing<V, E>) {
+    fn end(&mut self, landing: Landing<V, E>) {
+        let Some(flight) = self.flight.take() else { return };
         let value = match &landing {
             Landing::Value(value) => Some(Arc::clone(value)),
             _ => None,
         };
-        self.cache.land(self.shard, self.key, &self.flight, value);
-        self.flight.end(landing);
+        self.cache.land(self.shard, self.key, &flight, value);
+        flight.end(landing);
     }
 }
 
@@ -461,7 +466,7 @@ mod tests {
     fn who_gives_up_waiting_leaves_nothing() {
         let cache = cache();
         let load = own(&cache, 1);
-        let waiting = || match &*lock(&load.flight.state) {
+        let waiting = || match &*lock(&load.flight.as_ref().unwrap().state) {
             State::Flying(waiting) => waiting.wakers.len(),
             State::Landed(_) => panic!("it has not ended"),
         };

@@ -58,9 +58,9 @@ impl<J: Judge> Route for Judging<J> {
     fn call(&self, caller: Caller, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
         let limit = self.judge.limit();
         let limit = if matches!(caller, Caller::Known(_)) { limit } else { limit.min(self.stranger_limit) };
-        let judge = Arc::clone(&self.judge);
+        let (judge, body) = (Arc::clone(&self.judge), unary::body(request));
         Box::pin(async move {
-            let message = unary::message(request, limit).await.map_err(|status| unread(&status));
+            let message = unary::message(body, limit).await.map_err(|status| unread(&status));
             Ok(match judge.judge(caller, message).await {
                 Ok(framed) => unary::answered(framed),
                 Err(status) => status.into_http(),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
@@ -96,7 +97,9 @@ where
     Q: Message + Default + 'static,
     A: 'static,
 {
-    Arc::new(Unary { call: move |caller, request| exchange(Arc::clone(&service), handle, caller, request, limit) })
+    Arc::new(Unary {
+        call: move |caller, request| exchange(Arc::clone(&service), handle, caller, body(request), limit),
+    })
 }
 
 struct Unary<C> {
@@ -109,8 +112,8 @@ where
     F: Future<Output = Result<Response<Body>, Status>> + Send + 'static,
 {
     fn call(&self, caller: Caller, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
-        let answer = (self.call)(caller, request);
-        Box::pin(async move { Ok(answer.await.unwrap_or_else(Status::into_http)) })
+        // Mapped, not awaited in a further block: that would have room for it twice.
+        Box::pin((self.call)(caller, request).map(|answer| Ok(answer.unwrap_or_else(Status::into_http))))
     }
 }
 
@@ -118,7 +121,7 @@ async fn exchange<S, H, F, Q, A>(
     service: Arc<S>,
     handle: H,
     caller: Caller,
-    request: Request<RequestBody>,
+    body: Result<RequestBody, Status>,
     limit: usize,
 ) -> Result<Response<Body>, Status>
 where
@@ -126,7 +129,7 @@ where
     F: Future<Output = Result<Written<A>, Status>>,
     Q: Message + Default,
 {
-    let bytes = message(request, limit).await?;
+    let bytes = message(body, limit).await?;
     let message = Q::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
     let answer = handle(service, caller, message).await?;
     Ok(answered(answer.framed))
@@ -139,10 +142,27 @@ pub(super) fn answered(framed: Bytes) -> Response<Body> {
     response
 }
 
-/// The one message of a request, which may be up to `limit` bytes long.
-pub(super) async fn message(request: Request<RequestBody>, limit: usize) -> Result<Bytes, Status> {
+/// The body of a request, which must not be compressed. The headers go here, and not along with the call.
+pub(super) fn body(request: Request<RequestBody>) -> Result<RequestBody, Status> {
     uncompressed(request.headers())?;
-    read(request.into_body(), limit).await
+    Ok(request.into_body())
+}
+
+/// The one message of a body, which may be up to `limit` bytes long.
+pub(super) async fn message(body: Result<RequestBody, Status>, limit: usize) -> Result<Bytes, Status> {
+    let mut body = body?;
+    let mut gathered = Gathered::default();
+    // Until the end of the body: what comes after it is no part of the call.
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        // Trailers of a request say nothing.
+        if let Ok(data) = frame?.into_data() {
+            gathered.add(data, limit)?;
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    gathered.message()
 }
 
 /// Refuses an encoding that was never offered (gRPC, "Message-Encoding").
@@ -156,21 +176,6 @@ fn uncompressed(headers: &HeaderMap) -> Result<(), Status> {
             Err(status)
         }
     }
-}
-
-/// The one message of a body. Waits for the end of the body: what comes after it is no part of the call.
-async fn read(mut body: RequestBody, limit: usize) -> Result<Bytes, Status> {
-    let mut gathered = Gathered::default();
-    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        // Trailers of a request say nothing.
-        if let Ok(data) = frame?.into_data() {
-            gathered.add(data, limit)?;
-        }
-        if body.is_end_stream() {
-            break;
-        }
-    }
-    gathered.message()
 }
 
 /// What has arrived of a message and its prefix (gRPC, "Length-Prefixed-Message").

@@ -25,7 +25,7 @@ impl RedisStore {
         let look_at = query.limit.saturating_mul(4).clamp(100, LOOK_AT);
         let count = (look_at + 1).to_string();
         let args = [command, from, to, &count].map(|arg| arg.as_bytes().to_vec());
-        let args = std::iter::once(self.expected(query.shard)?.incarnation.to_vec()).chain(args).collect();
+        let args: Vec<_> = std::iter::once(self.expected(query.shard)?.incarnation.to_vec()).chain(args).collect();
         let call = self.scripts.audit.call(vec![keys.incarnation(), keys.audit()], args);
         let (_, mut values) = self.read(&call, self.link.budget()).await?;
         let mut found = values.array()?;

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::info::Info;
 use super::keys::ShardKeys;
 use super::lanes::Lane;
-use super::script::{Answer, Incarnation, unexpected};
+use super::script::{Answer, Incarnation, NO_ARGS, unexpected};
 use super::{Checked, DEFAULT_LEASE, Known, RedisStore, changed, decimal, millis};
 use crate::store::{Epoch, Store, StoreError};
 
@@ -120,7 +120,7 @@ impl RedisStore {
     /// The incarnation of each of the first `shards` as it is now.
     pub(super) async fn incarnations(&self, shards: u16, budget: Budget) -> Result<Vec<Incarnation>, StoreError> {
         let incarnation = async |shard| {
-            let call = self.scripts.epoch.call(vec![ShardKeys::new(shard).incarnation()], Vec::new());
+            let call = self.scripts.epoch.call([ShardKeys::new(shard).incarnation()], NO_ARGS);
             Ok(self.read(&call, budget).await?.0)
         };
         try_join_all((0..shards).map(incarnation)).await

@@ -128,7 +128,7 @@ impl Link {
         call: &Call<'_>,
         budget: Budget,
     ) -> Result<(Value, Generation), Failure> {
-        match self.call(lane, &call.by_digest(), budget).await {
+        match self.call(lane, call.by_digest(), budget).await {
             Err(Failure::NoScript) => self.call(lane, &call.by_text(), budget).await,
             other => other,
         }
@@ -152,7 +152,7 @@ impl Link {
         replicas: u32,
         budget: Budget,
     ) -> Result<Confirmed, Failure> {
-        match self.pair(lane, call.by_digest(), replicas, budget).await {
+        match self.pair(lane, call.by_digest().to_vec(), replicas, budget).await {
             // The WAIT that went with it is no answer to what runs now.
             Err(Failure::NoScript) => self.pair(lane, call.by_text(), replicas, budget).await,
             other => other,
@@ -207,7 +207,8 @@ impl Link {
         if let Some(open) = slot.open(now) {
             return Ok((open, Span { now, ends: budget.ends }));
         }
-        let open = self.bounded(budget, self.acquire(slot)).await?;
+        // Seldom, and large: it should not make the state of every call larger.
+        let open = Box::pin(self.bounded(budget, self.acquire(slot))).await?;
         Ok((open, Span { now: self.clock.elapsed(), ends: budget.ends }))
     }
 

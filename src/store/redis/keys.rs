@@ -27,6 +27,9 @@ use sha2::{Digest, Sha256};
 
 use crate::key::{KeyId, OwnerRef, Realm};
 
+/// Bytes that hold most names.
+const USUAL: usize = 40;
+
 /// The names of one shard's keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShardKeys(u16);
@@ -69,7 +72,9 @@ impl ShardKeys {
 
     /// A record.
     pub(super) fn record(self, id: KeyId) -> String {
-        format!("kc:{{s{:02x}}}:k:{id}", self.0)
+        let mut name = self.named("k:");
+        name.push_str(std::str::from_utf8(&id.digits()).unwrap_or_default());
+        name
     }
 
     /// The index of an owner.
@@ -92,8 +97,16 @@ impl ShardKeys {
         self.named(&format!("i:{}", BASE64URL_NOPAD.encode(slot)))
     }
 
+    /// Without the machinery of `format!`: every read of a record makes two names.
     fn named(self, name: &str) -> String {
-        format!("kc:{{s{:02x}}}:{name}", self.0)
+        let mut named = String::with_capacity(USUAL);
+        named.push_str("kc:{s");
+        for digit in [self.0 >> 4, self.0 & 0xf] {
+            named.push(char::from_digit(u32::from(digit), 16).unwrap_or_default());
+        }
+        named.push_str("}:");
+        named.push_str(name);
+        named
     }
 }
 

@@ -144,7 +144,7 @@ impl RedisStore {
         known: Known,
         args: Vec<Vec<u8>>,
     ) -> Result<Values, StoreError> {
-        let args = std::iter::once(known.incarnation.to_vec()).chain(args).collect();
+        let args: Vec<_> = std::iter::once(known.incarnation.to_vec()).chain(args).collect();
         let call = script.call(vec![keys.incarnation()], args);
         Ok(self.accepted(self.run(Lane::Ack, &call, self.link.budget()).await?)?.1)
     }

@@ -115,7 +115,7 @@ impl RedisStore {
             args.extend(source.ghosts.iter().cloned());
             let names =
                 [Some(ShardKeys::new(source.shard).incarnation()), Some(source.index.clone()), source.living.clone()];
-            let call = self.scripts.sweep.call(names.into_iter().flatten().collect(), args);
+            let call = self.scripts.sweep.call(names.into_iter().flatten().collect::<Vec<_>>(), args);
             self.link.run(Lane::Write, &call, budget).await
         });
         join_all(sweeps).await;

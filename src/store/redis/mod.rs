@@ -242,7 +242,7 @@ impl Store for RedisStore {
         let shard = shard_of(id.bucket(), self.shards());
         let keys = ShardKeys::new(shard);
         let Known { incarnation, epoch } = self.expected(shard)?;
-        let call = self.scripts.get.call(vec![keys.incarnation(), keys.record(id)], vec![incarnation.to_vec()]);
+        let call = self.scripts.get.call([keys.incarnation(), keys.record(id)], [incarnation]);
         let (_, mut values) = self.read(&call, self.link.budget()).await?;
         match values.array()?.optional_bytes()? {
             Some(bytes) => Ok(decode(id, &bytes, now)?.map(|(record, gone_at)| Found { record, gone_at, epoch })),

@@ -27,6 +27,7 @@ use tokio::time::Sleep;
 use self::wire::{Caller, Wire, gone};
 use super::failure::Failure;
 use crate::clock::Clock;
+use crate::clock::alarm::{Late, within};
 
 /// Calls under way on one connection before others wait.
 const PIPELINE: usize = 1024;
@@ -134,8 +135,8 @@ impl Shared {
             Ok(places) => places.forget(),
             Err(_) => {
                 let left = span.ends.saturating_sub(span.now);
-                let places = tokio::time::timeout(left, self.room.acquire_many(calls)).await;
-                places.map_err(|_| Failure::TimedOut)?.map_err(|_| gone())?.forget();
+                let places = within(left, self.room.acquire_many(calls)).await;
+                places.map_err(|Late| Failure::TimedOut)?.map_err(|_| gone())?.forget();
                 // The connection is not silent because this one had to wait.
                 span.now = self.clock.elapsed();
             }

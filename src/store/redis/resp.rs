@@ -22,28 +22,45 @@ const PLACES: usize = 64;
 pub(super) fn write_command<'a>(out: &mut Vec<u8>, arguments: impl Iterator<Item = &'a [u8]> + Clone) {
     write_header(out, b'*', arguments.clone().count());
     for argument in arguments {
-        write_header(out, b'$', argument.len());
-        out.extend_from_slice(argument);
-        out.extend_from_slice(b"\r\n");
+        write_argument(out, argument);
     }
 }
 
+/// Appends the beginning of a command: of how many arguments it is.
+pub(super) fn write_count(out: &mut Vec<u8>, arguments: usize) {
+    write_header(out, b'*', arguments);
+}
+
+/// Appends an argument.
+pub(super) fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
+    write_header(out, b'$', argument.len());
+    out.extend_from_slice(argument);
+    out.extend_from_slice(b"\r\n");
+}
+
 fn write_header(out: &mut Vec<u8>, kind: u8, number: usize) {
-    out.push(kind);
-    let digits = out.len();
+    // The kind, the digits of the largest number, and the end of a line; from the end on.
+    let mut line = [0; 1 + 20 + 2];
+    let mut from = line.len();
+    let mut put = |byte| {
+        from -= 1;
+        if let Some(place) = line.get_mut(from) {
+            *place = byte;
+        }
+    };
+    put(b'\n');
+    put(b'\r');
     let mut left = number;
     loop {
         // A digit.
-        out.push(b'0' + u8::try_from(left % 10).unwrap_or_default());
+        put(b'0' + u8::try_from(left % 10).unwrap_or_default());
         left /= 10;
         if left == 0 {
             break;
         }
     }
-    if let Some(digits) = out.get_mut(digits..) {
-        digits.reverse();
-    }
-    out.extend_from_slice(b"\r\n");
+    put(kind);
+    out.extend_from_slice(line.get(from..).unwrap_or_default());
 }
 
 /// What arrived.
@@ -243,6 +260,10 @@ fn length(line: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 fn number(line: &[u8]) -> Result<i64, Malformed> {
+    // Nearly every one is a length of few digits.
+    if (1..=9).contains(&line.len()) && line.iter().all(u8::is_ascii_digit) {
+        return Ok(line.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')));
+    }
     text(line)?.parse().map_err(|_| Malformed("a number that is none"))
 }
 

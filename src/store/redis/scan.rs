@@ -64,7 +64,8 @@ impl RedisStore {
         }
         let pages = by_shard.into_iter().map(|(shard, ids)| async move {
             let keys = ShardKeys::new(shard);
-            let names = std::iter::once(keys.incarnation()).chain(ids.iter().map(|id| keys.record(*id))).collect();
+            let names: Vec<_> =
+                std::iter::once(keys.incarnation()).chain(ids.iter().map(|id| keys.record(*id))).collect();
             let call = self.scripts.get.call(names, vec![self.expected(shard)?.incarnation.to_vec()]);
             let (_, mut values) = self.read(&call, budget).await?;
             let mut found = values.array()?;

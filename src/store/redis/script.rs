@@ -9,7 +9,7 @@ use redis::Value;
 use sha2::{Digest, Sha256};
 
 use super::confirm::Other;
-use super::resp::write_command;
+use super::resp::{write_argument, write_count};
 use crate::key::codec::CodecError;
 use crate::store::{Epoch, StoreError};
 
@@ -78,48 +78,69 @@ impl Scripts {
 #[derive(Debug)]
 pub(super) struct Script {
     text: String,
-    digest: String,
+    /// How the commands that call it by its digest go on after their number of arguments.
+    by_digest: Vec<u8>,
 }
+
+/// Bytes of a usual call.
+const USUAL: usize = 256;
 
 impl Script {
     fn new(parts: &[&str]) -> Self {
         let text = parts.concat();
-        let digest = redis::Script::new(&text).get_hash().to_owned();
-        Self { text, digest }
+        let mut by_digest = Vec::new();
+        write_argument(&mut by_digest, b"EVALSHA");
+        write_argument(&mut by_digest, redis::Script::new(&text).get_hash().as_bytes());
+        Self { text, by_digest }
     }
 
     /// A call of it.
-    pub(super) fn call(&self, keys: Vec<String>, args: Vec<Vec<u8>>) -> Call<'_> {
-        Call { script: self, keys, args }
+    pub(super) fn call<K, A>(&self, keys: K, args: A) -> Call<'_>
+    where
+        K: IntoIterator<Item: AsRef<[u8]>, IntoIter: ExactSizeIterator>,
+        A: IntoIterator<Item: AsRef<[u8]>, IntoIter: ExactSizeIterator>,
+    {
+        let (keys, args) = (keys.into_iter(), args.into_iter());
+        let (script, number) = (self, keys.len());
+        // Besides them: the command, the script, the number of keys.
+        let arguments = 3 + number + args.len();
+        let mut by_digest = Vec::with_capacity(USUAL);
+        write_count(&mut by_digest, arguments);
+        by_digest.extend_from_slice(&self.by_digest);
+        let rest = by_digest.len();
+        write_argument(&mut by_digest, number.to_string().as_bytes());
+        keys.for_each(|key| write_argument(&mut by_digest, key.as_ref()));
+        args.for_each(|arg| write_argument(&mut by_digest, arg.as_ref()));
+        Call { script, by_digest, rest, arguments }
     }
 }
 
-/// A script with its keys and arguments.
+/// For a script without arguments.
+pub(super) const NO_ARGS: [&[u8]; 0] = [];
+
+/// A script with its keys and arguments, as it goes over the wire.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     script: &'a Script,
-    keys: Vec<String>,
-    args: Vec<Vec<u8>>,
+    by_digest: Vec<u8>,
+    /// Where in it that begins which is the same in a call by text.
+    rest: usize,
+    arguments: usize,
 }
 
 impl Call<'_> {
-    /// The call by digest, as it goes over the wire.
-    pub(super) fn by_digest(&self) -> Vec<u8> {
-        self.command(b"EVALSHA", &self.script.digest)
+    /// The call by digest.
+    pub(super) fn by_digest(&self) -> &[u8] {
+        &self.by_digest
     }
 
     /// The call by text.
     pub(super) fn by_text(&self) -> Vec<u8> {
-        self.command(b"EVAL", &self.script.text)
-    }
-
-    fn command(&self, name: &[u8], script: &str) -> Vec<u8> {
-        let keys = self.keys.len().to_string();
-        let head = [name, script.as_bytes(), keys.as_bytes()];
-        let rest = self.keys.iter().map(String::as_bytes).chain(self.args.iter().map(Vec::as_slice));
-        let arguments = head.into_iter().chain(rest);
-        let mut command = Vec::with_capacity(arguments.clone().map(|argument| argument.len() + 16).sum());
-        write_command(&mut command, arguments);
+        let mut command = Vec::with_capacity(self.script.text.len() + self.by_digest.len());
+        write_count(&mut command, self.arguments);
+        write_argument(&mut command, b"EVAL");
+        write_argument(&mut command, self.script.text.as_bytes());
+        command.extend_from_slice(self.by_digest.get(self.rest..).unwrap_or_default());
         command
     }
 }
@@ -145,6 +166,13 @@ impl Incarnation {
     /// SHA-256(replid ‖ random).
     pub(super) fn epoch(&self) -> Epoch {
         Epoch(Sha256::digest(self.0).into())
+    }
+}
+
+/// As an argument of a script.
+impl AsRef<[u8]> for Incarnation {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -272,4 +300,22 @@ pub(super) fn unexpected(what: &str) -> StoreError {
     StoreError::Unavailable(format!(
         "it answered something else than {what}; check that store.url leads to a Redis and to no proxy before it"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_by_digest_and_one_by_text_differ_in_nothing_else() {
+        let script = Script::new(&["return ", "1"]);
+        for (keys, args) in [(vec![], vec![]), (vec!["a", "bc"], vec![]), (vec!["k"; 12], vec!["x", "", "\r\n"])] {
+            let call = script.call(keys.clone(), args.clone());
+            let packed = |name: &str, what: &str| {
+                redis::cmd(name).arg(what).arg(keys.len()).arg(&keys).arg(&args).get_packed_command()
+            };
+            assert_eq!(call.by_digest(), packed("EVALSHA", redis::Script::new("return 1").get_hash()));
+            assert_eq!(call.by_text(), packed("EVAL", "return 1"));
+        }
+    }
 }

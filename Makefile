@@ -134,9 +134,12 @@ BENCH_ARGS ?= --write docs/BENCHMARKS.md
 bench: ## Measure everything, write docs/BENCHMARKS.md (BENCH_ARGS=--quick: a look whether it works)
 	@set -x
 	scripts/setup.sh
+	scripts/pgo.sh bench
+	# The stock reference and the plain keyclasp that stand beside.
 	cargo build --release --locked
-	cargo build --release --locked --features bench --example load --example noop_stock --example allocations
-	"$${CARGO_TARGET_DIR:-target}/release/examples/load" run $(BENCH_ARGS)
+	cargo build --release --locked --features bench --example noop_stock --example allocations
+	target="$${CARGO_TARGET_DIR:-target}"
+	"$$target/pgo/load" run --plain "$$target/release" $(BENCH_ARGS)
 
 profile: ## Count the instructions of a call, write docs/PROFILE.md (needs valgrind)
 	@set -x

@@ -44,9 +44,9 @@ use made::Mode;
 use memory::Many;
 use process::Scratch;
 use reads::Reads;
-use remote::{Build, Guided};
+use remote::{Beside, Build};
 use report::Report;
-use servers::{Home, Programs, Redis, reference};
+use servers::{Home, Plain, Programs, Redis, reference};
 
 // As keyclasp has it; the stock reference is a program of its own because of this.
 #[global_allocator]
@@ -65,7 +65,8 @@ enum Command {
     Run(Options),
     /// Count the instructions of a call; needs valgrind.
     Profile(Options),
-    /// A profile-guided build: each kind of call for a while, against a keyclasp that writes down where it goes.
+    /// A profile-guided build: each kind of call for a while, against a keyclasp that writes down where it goes, and
+    /// the references within this program, for which that goes as well.
     Train {
         /// That keyclasp.
         keyclasp: PathBuf,
@@ -143,9 +144,10 @@ struct Options {
     /// Only these parts: compare, serial, redis, flood, memory, fleet, outage, cold, footprint.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// A profile-guided build (`make release`), which is measured beside the plain one where Redis is read.
+    /// Where plain builds are, such as `target/release`: the stock reference, and a keyclasp that is measured beside
+    /// the one that lies beside this program where Redis is read.
     #[arg(long)]
-    guided: Option<PathBuf>,
+    plain: Option<PathBuf>,
 }
 
 impl Options {
@@ -165,8 +167,7 @@ impl Options {
 #[derive(Debug)]
 struct Run {
     programs: Programs,
-    /// With the profile-guided build.
-    guided: Option<Programs>,
+    plain: Option<Plain>,
     scratch: Scratch,
     cores: Cores,
     repetitions: usize,
@@ -191,12 +192,15 @@ struct Run {
 
 impl Run {
     fn new(options: &Options) -> anyhow::Result<Self> {
-        let (programs, scratch, cores) = (Programs::find()?, Scratch::new(&options.scratch)?, Cores::pick()?);
+        let (programs, plain) = match &options.plain {
+            None => (Programs::find()?, None),
+            Some(target) => Programs::beside()?.with_plain(target).map(|(programs, plain)| (programs, Some(plain)))?,
+        };
+        let (scratch, cores) = (Scratch::new(&options.scratch)?, Cores::pick()?);
         let in_flight = options.in_flight.clone();
-        let guided = options.guided.as_deref().map(|keyclasp| programs.with(keyclasp)).transpose()?;
         let full = Self {
             programs,
-            guided,
+            plain,
             scratch,
             cores,
             repetitions: options.repetitions.max(1),
@@ -253,7 +257,10 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Noop { address, len } => runtime.block_on(async {
             let incoming = TcpIncoming::bind(address)?.with_nodelay(Some(true));
-            Server::builder().add_service(noop::service(len)).serve_with_incoming(incoming).await?;
+            let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            let ended = async move { end.recv().await.unwrap_or_default() };
+            // In order, so that it writes down where it went, should it be built for that.
+            Server::builder().add_service(noop::service(len)).serve_with_incoming_shutdown(incoming, ended).await?;
             anyhow::Ok(())
         })?,
         Command::Reads { url, ids, calls } => {
@@ -297,8 +304,8 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
     let (log, len) = (run.scratch.path("noop.log"), near_material.answer_len);
     let noop = reference(&run.programs.load, &["noop"], len, core, &log)?;
     let stock = reference(&run.programs.noop_stock, &[], len, core, &log)?;
-    let guided = match &run.guided {
-        Some(programs) => Some(Guided::start(programs, run).await?),
+    let beside = match &run.plain {
+        Some(plain) => Some(Beside::start(plain, run).await?),
         None => None,
     };
     let mut contenders = vec![
@@ -309,11 +316,15 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         Contender { name: LEASED, server: &far_server, material: &far_material },
         Contender { name: FAR_READING, server: &far_reading_server, material: &far_reading_material },
     ];
-    let mut builds =
-        vec![Build { name: "plain", redis: &read_redis, server: &far_reading_server, material: &far_reading_material }];
-    if let Some(Guided { redis, server, material }) = &guided {
-        contenders.push(Contender { name: "keyclasp, Redis, reading, profile-guided", server, material });
-        builds.push(Build { name: "profile-guided", redis, server, material });
+    let mut builds = vec![Build {
+        name: "released",
+        redis: &read_redis,
+        server: &far_reading_server,
+        material: &far_reading_material,
+    }];
+    if let Some(Beside { redis, server, material }) = &beside {
+        contenders.push(Contender { name: "keyclasp, Redis, reading, plain build", server, material });
+        builds.push(Build { name: "plain", redis, server, material });
     }
 
     if wanted("compare") {
@@ -337,8 +348,8 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         server.process.stop()?;
     }
     read_redis.process.stop()?;
-    if let Some(guided) = guided {
-        guided.stop()?;
+    if let Some(beside) = beside {
+        beside.stop()?;
     }
     if wanted("memory") {
         run.say("the hit path alone, and many keys in memory");
@@ -368,7 +379,7 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
         near_material.valid.first().map_or(0, Vec::len),
         len + 5,
     );
-    Ok(report.page(&machine, &method(run)))
+    report.page(&machine, &method(run))
 }
 
 /// Answered from memory, each key after its first time.
@@ -409,11 +420,14 @@ fn method(run: &Run) -> String {
     format!(
         "\n## How it is measured
 
-`make bench` builds `target/release/keyclasp` and the harness in `benches/`, and runs it; it needs two
-cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works. All figures are of that
-plain build, but for those that say *profile-guided*: they are of the program that `make release` makes, and are
-there when the run had `--guided target/pgo/keyclasp`. No-ops are not built like that, so it is not judged by them.
+`make bench` builds keyclasp and the harness in `benches/`, and runs it; it needs two
+cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works.
 
+- Builds: keyclasp is the program that is released (`make release`): built by a profile of its calls
+  (`scripts/pgo.sh`), so that hot code lies together. What it is compared with has had the same: the harness,
+  which holds the no-op on the same runtime, the reads of Redis alone and the client of all, is built by a profile
+  of its own from the same training, in which each of them met the loads that it meets here. *Plain build* is
+  keyclasp as `cargo build --release` makes it, for comparison; so is the no-op on the stock runtime.
 - Closed loop: a call is made when one is answered. {} repetitions of {} s each, after a warm-up of a fifth of
   that; within each repetition the servers take turns, and another one begins each time.
 - Each server is pinned to one core (so it has one worker), the client to the other one; the Redis of

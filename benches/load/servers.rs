@@ -36,30 +36,50 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Beside this program: `target/PROFILE/examples/load`.
+    /// Beside this program: as cargo has them, `target/PROFILE/examples/load` below keyclasp, or as
+    /// `scripts/pgo.sh` has them, `target/pgo/load` beside keyclasp.
     pub(crate) fn beside() -> anyhow::Result<Self> {
         let load = std::env::current_exe()?;
         let examples = load.parent().context("this program is in no directory")?;
-        let keyclasp = examples.parent().context("this program is in no target directory")?.join("keyclasp");
+        let programs =
+            if examples.ends_with("examples") { examples.parent().context("no target directory")? } else { examples };
+        let keyclasp = programs.join("keyclasp");
         let (noop_stock, allocations) = (examples.join("noop_stock"), examples.join("allocations"));
         Ok(Self { keyclasp, noop_stock, allocations, load })
     }
 
     /// Beside this program, and all there.
     pub(crate) fn find() -> anyhow::Result<Self> {
-        let programs = Self::beside()?;
-        for program in [&programs.keyclasp, &programs.noop_stock, &programs.allocations] {
-            ensure!(program.exists(), "{} is missing; `make bench` builds all that is needed", program.display());
-        }
-        Ok(programs)
+        Self::beside()?.complete()
     }
 
-    /// These, but for another build of keyclasp.
-    pub(crate) fn with(&self, keyclasp: &Path) -> anyhow::Result<Self> {
-        ensure!(keyclasp.exists(), "{} is missing; `make release` builds it", keyclasp.display());
-        Ok(Self { keyclasp: std::path::absolute(keyclasp)?, ..self.clone() })
+    /// These, but for what has no profile: plain builds, from where cargo has them.
+    pub(crate) fn with_plain(self, target: &Path) -> anyhow::Result<(Self, Plain)> {
+        let target = std::path::absolute(target)?;
+        let examples = target.join("examples");
+        let (noop_stock, allocations) = (examples.join("noop_stock"), examples.join("allocations"));
+        let programs = Self { noop_stock, allocations, ..self }.complete()?;
+        let plain = Self { keyclasp: target.join("keyclasp"), ..programs.clone() }.complete()?;
+        Ok((programs, Plain(plain)))
+    }
+
+    /// These, but for another keyclasp.
+    pub(crate) fn with(self, keyclasp: &Path) -> anyhow::Result<Self> {
+        ensure!(keyclasp.exists(), "{} is missing; `scripts/pgo.sh` builds it", keyclasp.display());
+        Ok(Self { keyclasp: std::path::absolute(keyclasp)?, ..self })
+    }
+
+    fn complete(self) -> anyhow::Result<Self> {
+        for program in [&self.keyclasp, &self.noop_stock, &self.allocations] {
+            ensure!(program.exists(), "{} is missing; `make bench` builds all that is needed", program.display());
+        }
+        Ok(self)
     }
 }
+
+/// With a keyclasp that was built without a profile, which is measured beside the other one.
+#[derive(Debug)]
+pub(crate) struct Plain(pub(crate) Programs);
 
 /// A server that answers ValidateKey.
 #[derive(Debug)]

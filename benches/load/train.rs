@@ -1,7 +1,10 @@
 //! Training of a profile-guided build: each kind of call, on each store, against a keyclasp that counts
-//! where it goes and writes that down when it is stopped. No figure comes of it. Answers are checked, so
-//! that the build that is made of the counts can be tried in the same way.
+//! where it goes and writes that down when it is stopped. Then what keyclasp is compared with: the references
+//! in this program meet the same loads, so that a harness that counts learns as much of them. No figure
+//! comes of it. Answers are checked, so that the build that is made of the counts can be tried in the same way.
 
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -12,8 +15,10 @@ use super::compare::VALID;
 use super::drive::{Load, Pace, Span, run as drive};
 use super::flood::UNKNOWN;
 use super::machine::Cores;
+use super::made::Mode;
 use super::process::Scratch;
-use super::servers::{Home, Programs, REALM, Redis, bearer};
+use super::reads::Reads;
+use super::servers::{Home, Material, Programs, REALM, Redis, Server, bearer, reference};
 
 /// Keys that are asked for.
 const KEYS: usize = 500;
@@ -22,46 +27,83 @@ const CHANGED: usize = 100;
 const CONNECTIONS: usize = 8;
 /// How long each load lasts.
 const LASTS: Duration = Duration::from_secs(1);
+/// Reads of Redis alone.
+const READS: usize = 20_000;
 
-/// Trains `programs.keyclasp`: from memory and with a read each time, on the embedded store and on Redis.
+/// Trains `programs.keyclasp`: from memory and with a read each time, on the embedded store and on Redis; and
+/// `programs.load`.
 pub(crate) async fn train(programs: &Programs, scratch: &Scratch, cores: Cores) -> anyhow::Result<()> {
+    let mut asked = None;
     for sections in ["", NO_MEMORY] {
         let name = if sections.is_empty() { "memory" } else { "reading" };
         let home = Home::init(programs, scratch, &format!("embedded-{name}"), None)?.with(sections)?;
         one(&home, cores.server).await.with_context(|| format!("embedded store, {name}"))?;
         let redis = Redis::start(scratch, cores.client)?;
         let home = Home::init(programs, scratch, &format!("redis-{name}"), Some(&redis.url))?.with(sections)?;
-        one(&home, cores.server).await.with_context(|| format!("Redis, {name}"))?;
+        let material = one(&home, cores.server).await.with_context(|| format!("Redis, {name}"))?;
+        let ids = scratch.path("ids");
+        std::fs::write(&ids, material.ids.join("\n"))?;
+        Reads::measure(&programs.load, cores.server, &redis.url, &ids, READS).context("reads alone")?;
         redis.process.stop()?;
+        asked = Some(material);
+    }
+    let material = asked.context("nothing was asked")?;
+    let noop = reference(&programs.load, &["noop"], material.answer_len, cores.server, &scratch.path("noop.log"))?;
+    load(&noop, &material, &[1, 64, 256]).await.context("no-op")?;
+    noop.process.stop()?;
+    let core = cores.server.to_string();
+    for mode in Mode::ALL {
+        alone(programs, &["hit", mode.name(), &core])?;
+    }
+    alone(programs, &["memory", "10000", "1000000000"])?;
+    Ok(())
+}
+
+/// What the harness does without a server.
+fn alone(programs: &Programs, args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(&programs.load).args(args).output()?;
+    ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+async fn one(home: &Home, core: usize) -> anyhow::Result<Material> {
+    let (server, _) = home.serve(core)?;
+    let material = home.prepare(KEYS).await?;
+    load(&server, &material, &[1, 64, 256]).await?;
+    meet(&server, &material.forged, &material, UNKNOWN, 64).await?;
+    change(home).await?;
+    home.metrics("keyclasp")?;
+    server.process.stop()?;
+    Ok(material)
+}
+
+/// Checks of valid keys, with so many in flight.
+async fn load(server: &Server, material: &Material, in_flight: &[usize]) -> anyhow::Result<()> {
+    for in_flight in in_flight {
+        meet(server, &material.valid, material, VALID, *in_flight).await?;
     }
     Ok(())
 }
 
-async fn one(home: &Home, core: usize) -> anyhow::Result<()> {
-    let (server, _) = home.serve(core)?;
-    let pid = server.process.id();
-    let material = home.prepare(KEYS).await?;
-    for (messages, outcome, in_flight) in [
-        (&material.valid, VALID, 1),
-        (&material.valid, VALID, 64),
-        (&material.valid, VALID, 256),
-        (&material.forged, UNKNOWN, 64),
-    ] {
-        let connections = CONNECTIONS.min(in_flight);
-        let load = Load {
-            address: server.address,
-            token: material.token.clone(),
-            messages: messages.clone(),
-            outcome,
-            connections,
-            pace: Pace::Closed(in_flight / connections),
-            may_be_refused: false,
-        };
-        drive(&[load], pid, Span::of(LASTS)).await?;
-    }
-    change(home).await?;
-    home.metrics("keyclasp")?;
-    server.process.stop()
+async fn meet(
+    server: &Server,
+    messages: &Arc<[Vec<u8>]>,
+    material: &Material,
+    outcome: u8,
+    in_flight: usize,
+) -> anyhow::Result<()> {
+    let connections = CONNECTIONS.min(in_flight);
+    let load = Load {
+        address: server.address,
+        token: material.token.clone(),
+        messages: Arc::clone(messages),
+        outcome,
+        connections,
+        pace: Pace::Closed(in_flight / connections),
+        may_be_refused: false,
+    };
+    drive(&[load], server.process.id(), Span::of(LASTS)).await?;
+    Ok(())
 }
 
 /// The calls of people who look after keys.

@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call;
 #                             faketime, whose library gives a process another wall clock; Envoy; Python with
-#                             Envoy's messages as gRPC's authors generate them
+#                             Envoy's messages as gRPC's authors generate them; nginx, Caddy and HAProxy
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
 #   scripts/setup.sh release  for `make release`: a Redis server program, and the compiler's llvm-tools
@@ -50,6 +50,9 @@ test_programs() {
     redis
     envoy_tool
     xds_tool
+    debian_program nginx nginx libpcre2-8-0
+    debian_program caddy caddy
+    debian_program haproxy haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 libpcre2-8-0
 }
 
 # The tests start Redis servers of their own, on ports of their own; they need the program only.
@@ -100,6 +103,42 @@ apt_install() {
         trap - EXIT
     fi
     command -v "$program" >/dev/null || fail "$package was installed, but '$program' is not on PATH ($PATH)."
+}
+
+# debian_program PROGRAM PACKAGE LIBRARY...: the one on PATH, else that of Debian's package, unpacked and not installed:
+# a proxy that is installed becomes a service of this machine. Libraries are packages; those of the program win.
+debian_program() {
+    local program=$1
+    shift
+    ! command -v "$program" >/dev/null || return 0
+    command -v apt-get >/dev/null ||
+        fail "$program is not installed, and there is no apt-get to get it with." \
+            "Install it in the way of this system, so that '$program' is on PATH."
+    say "unpacking $program with apt-get"
+    local dir="$tools/$program" log
+    rm -rf "$dir"
+    mkdir -p "$dir/packages" "$tools/bin"
+    # The package lists may be missing or old: fetch them only then.
+    if ! log=$(cd "$dir/packages" && apt-get -qq download "$@" 2>&1 </dev/null); then
+        local as_root=()
+        [[ "$(id -u)" == 0 ]] || as_root=(sudo -n)
+        log=$({ "${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=120 update &&
+            cd "$dir/packages" && apt-get -qq download "$@"; } 2>&1 </dev/null) ||
+            fail "apt-get could not download $*:" "$log"
+    fi
+    local package
+    for package in "$dir"/packages/*.deb; do
+        dpkg-deb --extract "$package" "$dir"
+    done
+    rm -rf "$dir/packages"
+    local found libraries
+    found=$(find "$dir" -path "*bin/$program" -type f -print -quit)
+    [[ -n "$found" ]] || fail "the package $1 has no program '$program'."
+    libraries=$(find "$dir" -name '*.so.*' -printf '%h\n' | sort -u | paste -sd:)
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libraries" "$found" >"$tools/bin/$program.new"
+    chmod 755 "$tools/bin/$program.new"
+    mv "$tools/bin/$program.new" "$tools/bin/$program"
+    "$program" -v >/dev/null 2>&1 || "$program" version >/dev/null 2>&1 || fail "$program does not run: $tools/bin/$program"
 }
 
 # cargo_tool NAME VERSION: the one on PATH if it is that version, else one of our own.

@@ -20,6 +20,7 @@ use self::style::Style;
 use super::auth::Caller;
 use super::gateway::endpoint::{Access, Answering, Asked, Endpoint, Handler, Unserved, Verbs};
 use super::proxy::{self, Decider, Field, Reason, Route, RouteFault, Verdict, is_identity};
+use super::urlencoded;
 use crate::key::{Actor, Caps, Cidrs, Invalid};
 use crate::service::access::{Grant, Principal, Realms, Role};
 
@@ -109,8 +110,8 @@ fn read_query(query: Option<&str>) -> (Style, Result<Route, RouteFault>) {
     let mut pairs = Vec::new();
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match (form_decoded(name), form_decoded(value)) {
-            (Some(name), Some(value)) if name == "style" => match Style::parse(&value) {
+        match (urlencoded::decode(name.as_bytes()), urlencoded::decode(value.as_bytes())) {
+            (Some(name), Some(value)) if *name == "style" => match Style::parse(&value) {
                 Some(named) if style.is_none() => style = Some(named),
                 _ => fault = Some(RouteFault::new(format!("`style` must be one of {}, once", Style::names()))),
             },
@@ -120,21 +121,6 @@ fn read_query(query: Option<&str>) -> (Style, Result<Route, RouteFault>) {
     }
     let route = Route::parse(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     (style.unwrap_or_default(), fault.map_or(route, Err))
-}
-
-/// What `text` is in `application/x-www-form-urlencoded`.
-fn form_decoded(text: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    while let Some(byte) = rest.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => digit(rest.next()?)? << 4 | digit(rest.next()?)?,
-            byte => byte,
-        });
-    }
-    String::from_utf8(decoded).ok()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod behind;
 mod direct;
+mod examples;
 mod pages;
 mod parts;
 mod proxies;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ impl Kind {
             Self::Caddy => &["caddy", "run", "--adapter", "caddyfile", "--config", "Caddyfile"],
             Self::HaProxy => &["haproxy", "-db", "-f", "haproxy.cfg"],
         };
-        let mut command = Command::new(words[0]);
+        let unpacked = tools().join(words[0]);
+        let mut command = if unpacked.exists() { Command::new(unpacked) } else { Command::new(words[0]) };
         command.args(&words[1..]);
         command
     }
@@ -134,6 +135,13 @@ impl Drop for Site {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where scripts/setup.sh puts programs.
+pub(super) fn tools() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
+    cache.join("keyclasp-tools/bin")
 }
 
 /// A port that nobody has now.

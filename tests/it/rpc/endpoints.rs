@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use http_body_util::BodyExt as _;
 use keyclasp::clock::{Clock, SystemClock};
 use keyclasp::key::{Actor, Caps, Cidrs};
 use keyclasp::rpc::auth::Caller;
@@ -14,7 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
-use tonic::codegen::http::{Method, Response, StatusCode, Uri};
+use tonic::codegen::Service as _;
+use tonic::codegen::http::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::stub::{Running, TOKEN, start_with, stopped_within};
 use crate::support::until;
@@ -243,4 +245,25 @@ async fn each_path_is_counted_and_no_query_is() {
     }
     assert!(metrics.contains(r#"keyclasp_rpc_latency_seconds_count{method="open"} 3"#), "{metrics}");
     assert!(!metrics.contains("secret"), "{metrics}");
+}
+
+#[tokio::test]
+async fn over_http_2_it_is_the_same() {
+    let (server, _) = served(ServerLimits::default());
+    for (verb, target, status, said) in [
+        (Method::GET, "/open", 200, "GET 0 by nobody from 127.0.0.1, authorization: false"),
+        (Method::HEAD, "/open", 200, ""),
+        (Method::DELETE, "/open", 405, "refused /open -: this path does not take this method"),
+        (Method::from_bytes(b"PURGE").unwrap(), "/peers", 200, "PURGE 0 by proxy from 127.0.0.1, authorization: false"),
+        (Method::GET, "/open?panic", 500, "refused /open panic: internal error; the log has more"),
+    ] {
+        let mut channel = server.channel().await;
+        std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+        let request = Request::builder().method(verb.clone()).uri(format!("http://{}{target}", server.address));
+        let response = channel.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.version()), (status, Version::HTTP_2), "{verb} {target}");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(String::from_utf8_lossy(&body), said, "{verb} {target}");
+    }
 }

@@ -248,8 +248,9 @@ impl Drop for Ringer {
         // The runtime goes away. Who still waits, in another one, must not wait for ever.
         let mut waits = self.bell.waits();
         waits.ended = true;
-        let woken = waits.ring(|_| true);
+        let (woken, ringer) = (waits.ring(|_| true), waits.ringer.take());
         drop(waits);
+        drop(ringer);
         woken.into_iter().for_each(Waker::wake);
     }
 }

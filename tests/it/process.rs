@@ -125,7 +125,11 @@ fn a_part_that_dies_ends_the_process() {
 #[test]
 fn without_a_setting_it_has_a_worker_for_each_core_that_it_may_use() {
     let allowed = std::thread::available_parallelism().unwrap().get();
-    assert_eq!(Keyclasp::start().workers().len(), allowed);
+    let server = Keyclasp::start();
+    // It is ready when the store is; its last worker may still be starting.
+    let all = || (server.workers().len() == allowed).then_some(());
+    let started = crate::support::eventually(std::time::Duration::from_secs(20), all);
+    assert!(started.is_some(), "{:?} of {allowed}", server.workers());
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
     let first = cores.trim().split([',', '-']).next().unwrap();

@@ -67,15 +67,18 @@ impl Judge for Authorization {
             Caller::Known(call) => Some(call),
             Caller::Anonymous(_) | Caller::Refused(_) => None,
         };
-        let message = match message {
-            Ok(message) => message,
+        let request = match &message {
+            Ok(message) => CheckRequest::scan(message).map_err(|_| Reason::Unreadable),
+            Err(Unread::Malformed) => Err(Reason::Unreadable),
+            Err(Unread::TooLarge) => Err(Reason::TooLarge),
+            Err(Unread::Late) => Err(Reason::NoDecision),
+        };
+        let request = match request {
+            Ok(request) => request,
             // Whatever a stranger sends.
             Err(_) if call.is_none() => return self.refused(Reason::CallerRefused),
-            Err(Unread::Malformed) => return self.refused(Reason::Unreadable),
-            Err(Unread::TooLarge) => return self.refused(Reason::TooLarge),
-            Err(Unread::Late) => return self.refused(Reason::NoDecision),
+            Err(reason) => return self.refused(reason),
         };
-        let Ok(request) = CheckRequest::scan(&message) else { return self.refused(Reason::Unreadable) };
         let asked = Asked {
             fields: &request.fields,
             target: request.target,

@@ -17,7 +17,6 @@ pub mod envoy {
         pub mod core {
             /// `envoy.config.core.v3`.
             pub mod v3 {
-                #![expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
                 include!(concat!(env!("OUT_DIR"), "/envoy.config.core.v3.rs"));
             }
         }
@@ -37,7 +36,6 @@ pub mod envoy {
     pub mod r#type {
         /// `envoy.type.v3`.
         pub mod v3 {
-            #![expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
             include!(concat!(env!("OUT_DIR"), "/envoy.r#type.v3.rs"));
         }
     }

@@ -8,6 +8,7 @@ mod cmd;
 mod codec;
 mod deadlines;
 mod every_method;
+mod ext_authz;
 mod fence;
 mod first_start;
 mod forward_auth;

@@ -126,7 +126,9 @@ impl Decider {
     /// Decides about a request that `call` asks about; none: whoever asks did not prove who it is.
     pub(in crate::rpc) async fn decide(&self, call: Option<&Call>, asked: &Asked<'_>) -> Verdict {
         let verdict = self.judge(call, asked).await;
-        self.conclude(verdict, asked.route.as_ref().ok())
+        // A route that says that it is a dry run says it by somebody who may ask about routes at all.
+        let may_ask = || call.is_some_and(|call| call.principal.may_somewhere(Right::Validate));
+        self.conclude(verdict, asked.route.as_ref().ok().filter(|route| !route.dry_run || may_ask()))
     }
 
     /// The decision about a request that could not be read, or not be decided about.

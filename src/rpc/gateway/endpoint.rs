@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 
 use super::body::RequestBody;
 use super::{Peer, overloaded};
+use crate::clock::alarm::{Late, within};
 use crate::key::Cidrs;
 use crate::rpc::auth::{Anonymous, Caller};
 use crate::rpc::error;
@@ -236,11 +237,11 @@ pub(super) fn answer(
     Box::pin(async move {
         let uri = request.uri().clone();
         let work = unpanicked(work(&served, caller, request, started.saturating_add(budget), message_time));
-        let response = match tokio::time::timeout(ticket.left(budget), work).await {
+        let response = match within(ticket.left(budget), work).await {
             Ok(Some(Ok(response))) => response,
             Ok(Some(Err(unserved))) => served.refuse(&uri, &unserved),
             Ok(None) => served.refuse(&uri, &panicked(&served.endpoint.path)),
-            Err(_) => served.refuse(&uri, &too_late()),
+            Err(Late) => served.refuse(&uri, &too_late()),
         };
         ticket.count(&response);
         finished(response, head)

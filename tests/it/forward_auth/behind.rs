@@ -44,6 +44,7 @@ behind! {
     a_smuggled_identity_where_nobody_asks_is_gone,
     a_smuggled_identity_with_underscores_never_arrives,
     smuggled_answers_of_keyclasp_change_nothing,
+    fields_that_a_client_declares_hop_by_hop_change_nothing,
     a_query_of_the_client_changes_nothing,
     dots_in_a_path_lead_nowhere,
     encoded_dots_in_a_path_lead_nowhere,
@@ -369,6 +370,38 @@ fn smuggled_answers_of_keyclasp_change_nothing(kind: Kind) {
         for holder in ["X-API-Key", "API-Key"] {
             let answer = site.get("/", &[(name, value), (holder, &key)]);
             assert!(answer.target() == "/" && !answer.body.contains(&key), "{name}: {answer:?}");
+        }
+    }
+}
+
+/// A proxy takes fields away that Connection names (RFC 9110, section 7.6.1), also such as it added itself.
+fn fields_that_a_client_declares_hop_by_hop_change_nothing(kind: Kind) {
+    let site = Site::start(kind);
+    let (_, key) = site.keyclasp.key("acme", &[], &["127.0.0.0/8"]);
+    let names = IDENTITY.into_iter().chain([
+        "X-Forwarded-For",
+        "X-Forwarded-Uri",
+        "X-Forwarded-Method",
+        "X-Real-IP",
+        "X-Original-URI",
+        "X-Keyclasp-Keep",
+        "X-API-Key",
+    ]);
+    for name in names {
+        for connection in [name.to_owned(), format!("close, {name}"), format!("{},x", name.to_uppercase())] {
+            let fields = [("Connection", connection.as_str()), ("X-API-Key", &key), ("Authorization", JWT)];
+            let answer = site.get("/", &fields);
+            if answer.reached() {
+                assert_eq!(folded(&answer, "x-keyclasp-owner"), [OWNER], "{connection}: {answer:?}");
+                for name in &IDENTITY[..4] {
+                    assert_eq!(folded(&answer, name).len(), 1, "{connection}: {answer:?}");
+                }
+                assert!(!answer.body.contains(&key), "{answer:?}");
+            } else {
+                assert!([400, 401, 403].contains(&answer.status), "{connection}: {answer:?}");
+            }
+            let without = site.get("/", &fields[..1]);
+            assert!(!without.reached(), "{connection}: {without:?}");
         }
     }
 }

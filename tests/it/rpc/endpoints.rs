@@ -115,7 +115,7 @@ async fn who_may_ask_is_the_endpoints_own_rule() {
         ("/open", "authorization: Bearer wrong\r\n".to_owned(), 200, by("nobody", false)),
         ("/token", bearer.clone(), 200, by("mesh", false)),
         ("/token", basic(&format!("mesh:{TOKEN}")), 200, by("mesh", false)),
-        ("/token", basic(&format!("other:{TOKEN}")), 401, "the name and token".to_owned()),
+        ("/token", basic(&format!("other:{TOKEN}")), 401, "not those of a caller".to_owned()),
         ("/token", "authorization: Bearer wrong\r\n".to_owned(), 401, "refused /token -: the bearer token".to_owned()),
         ("/token?x", String::new(), 401, "refused /token x: this method needs a caller".to_owned()),
         (

@@ -179,6 +179,8 @@ impl Reason {
 
 /// When to try again, where nothing is known about that.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait that is asked for, in seconds.
+const LONGEST_WAIT: u64 = 3600;
 
 /// Why a request may not pass, with what is told about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,7 +283,9 @@ impl Refusal {
         if let Some(wait) = self.retry_after {
             headers.push((
                 header::RETRY_AFTER,
-                HeaderValue::from(wait.as_millis().div_ceil(1000).max(1).min(3600) as u64),
+                HeaderValue::from(
+                    u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(LONGEST_WAIT).clamp(1, LONGEST_WAIT),
+                ),
             ));
         }
         headers

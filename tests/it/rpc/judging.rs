@@ -54,13 +54,13 @@ impl Judge for Echo {
             Ok(b"never") => std::future::pending().await,
             Ok(b"panic") => panic!("as asked"),
             Ok(b"outage") => Err(Status::unavailable("as asked")),
-            Ok(message) => Ok(framed(&format!("{who} sent {} bytes", message.len()))),
-            Err(unread) => Ok(framed(&format!("{who} sent {unread:?}"))),
+            Ok(message) => Ok(framed(format!("{who} sent {} bytes", message.len()))),
+            Err(unread) => Ok(framed(format!("{who} sent {unread:?}"))),
         }
     }
 
     fn refuse(&self, why: Unanswered) -> Option<Bytes> {
-        (!self.0.errs.load(Ordering::SeqCst)).then(|| framed(&format!("{why:?}")))
+        (!self.0.errs.load(Ordering::SeqCst)).then(|| framed(format!("{why:?}")))
     }
 }
 

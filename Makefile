@@ -120,10 +120,12 @@ torture: ## The long versions of the tests: 200 kills instead of 20, and the lik
 # Seconds of fuzzing.
 FUZZ_SECONDS ?= 60
 
-fuzz: ## Fuzz the parser of key texts for a minute (FUZZ_SECONDS=…)
+fuzz: ## Fuzz the parser of key texts and what Envoy asks, a minute each (FUZZ_SECONDS=…)
 	@set -x
 	scripts/setup.sh fuzz
 	RUSTC_BOOTSTRAP=1 cargo fuzz run key_text -- -max_total_time=$(FUZZ_SECONDS) -max_len=256
+	mkdir -p fuzz/corpus/check_request
+	RUSTC_BOOTSTRAP=1 cargo fuzz run check_request fuzz/corpus/check_request fuzz/seeds/check_request -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096
 
 release: ## Build target/pgo/keyclasp, optimised by a profile of its calls
 	@scripts/pgo.sh

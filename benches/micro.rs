@@ -11,6 +11,9 @@ use keyclasp::key::{
     Argon2Profile, Implications, KeyId, PepperId, Prefix, Question, Realm, Scope, SecretBytes, decide,
 };
 use keyclasp::random::SeededEntropy;
+use keyclasp::rpc::envoy::request::CheckRequest;
+use keyclasp::rpc::proto::envoy::service::auth::v3 as auth;
+use prost::Message as _;
 
 #[path = "made.rs"]
 mod made;
@@ -69,5 +72,19 @@ fn hit(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, check, hit);
+/// What Envoy asks, read where it lies, and by the generated decoder.
+fn envoy(c: &mut Criterion) {
+    // Written by Envoy's own description of it, with all that Envoy sends.
+    let message = include_bytes!("../fuzz/seeds/check_request/bearer");
+    let decoded = auth::CheckRequest::decode(&message[..]).expect("a CheckRequest");
+    let scanned = CheckRequest::scan(message).expect("a CheckRequest");
+    let http = decoded.attributes.and_then(|attributes| attributes.request?.http).expect("a request over HTTP");
+    assert_eq!(scanned.fields().count(), http.headers.len());
+    c.bench_function("read a CheckRequest", |b| b.iter(|| CheckRequest::scan(black_box(message)).is_ok()));
+    c.bench_function("read a CheckRequest, generated decoder", |b| {
+        b.iter(|| auth::CheckRequest::decode(black_box(&message[..])).is_ok())
+    });
+}
+
+criterion_group!(benches, check, hit, envoy);
 criterion_main!(benches);

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+mod authz;
 mod cold;
 mod compare;
 mod drive;
@@ -22,6 +23,7 @@ mod fill;
 mod fleet;
 mod flood;
 mod footprint;
+mod http;
 mod machine;
 #[path = "../made.rs"]
 mod made;
@@ -31,6 +33,7 @@ mod noop;
 mod outage;
 mod process;
 mod profile;
+mod proxies;
 mod reads;
 mod remote;
 mod report;
@@ -79,6 +82,20 @@ enum Command {
         /// Where it listens.
         address: SocketAddr,
         /// Bytes of an answer.
+        len: usize,
+    },
+    /// The reference of ext_authz: a server that allows everything, on keyclasp's runtime and allocator.
+    Allow {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Not used.
+        len: usize,
+    },
+    /// The reference of forward-auth: a server that answers 200 to everything.
+    Constant {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Not used.
         len: usize,
     },
     /// Round trips to a Redis, in µs.
@@ -141,7 +158,7 @@ struct Options {
     /// Calls in flight; with anything but one, over eight connections.
     #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
     in_flight: Vec<usize>,
-    /// Only these parts: compare, serial, redis, flood, memory, fleet, outage, cold, footprint.
+    /// Only these parts: compare, serial, redis, flood, memory, envoy, fleet, outage, cold, footprint.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where plain builds are, such as `target/release`: the stock reference, and a keyclasp that is measured beside
@@ -263,6 +280,21 @@ fn main() -> anyhow::Result<()> {
             Server::builder().add_service(noop::service(len)).serve_with_incoming_shutdown(incoming, ended).await?;
             anyhow::Ok(())
         })?,
+        Command::Allow { address, .. } => runtime.block_on(async {
+            let incoming = TcpIncoming::bind(address)?.with_nodelay(Some(true));
+            let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            let ended = async move { end.recv().await.unwrap_or_default() };
+            Server::builder().add_service(authz::allow()).serve_with_incoming_shutdown(incoming, ended).await?;
+            anyhow::Ok(())
+        })?,
+        Command::Constant { address, .. } => runtime.block_on(async {
+            let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            let listener = tokio::net::TcpListener::bind(address).await?;
+            tokio::select! {
+                served = authz::constant(listener) => served,
+                _ = end.recv() => anyhow::Ok(()),
+            }
+        })?,
         Command::Reads { url, ids, calls } => {
             let reads = runtime.block_on(Reads::here(&url, &ids, calls))?;
             println!("{} {} {} {}", reads.ping, reads.get, reads.fenced, reads.fenced_p99);
@@ -354,6 +386,10 @@ async fn measure(run: &Run, only: &[String]) -> anyhow::Result<String> {
     if wanted("memory") {
         run.say("the hit path alone, and many keys in memory");
         memory::memory(run, &mut report)?;
+    }
+    if wanted("envoy") {
+        run.say("what proxies ask");
+        proxies::proxies(run, &mut report).await?;
     }
     if wanted("cold") {
         let redis = Redis::start(&run.scratch, run.cores.client)?;

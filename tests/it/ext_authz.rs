@@ -162,7 +162,7 @@ impl Message for Raw {
         _: &mut impl bytes::Buf,
         _: prost::encoding::DecodeContext,
     ) -> Result<(), prost::DecodeError> {
-        unreachable!("it is only sent")
+        panic!("it is only sent")
     }
 
     fn encoded_len(&self) -> usize {

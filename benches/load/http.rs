@@ -43,6 +43,15 @@ struct Phase {
     over: AtomicBool,
 }
 
+/// Sends each request once, one after the other: the server has met them all then.
+pub(crate) async fn meet(load: &Load) -> anyhow::Result<()> {
+    let (mut stream, mut input) = (connect(load.address).await?, BytesMut::new());
+    for request in &*load.requests {
+        exchange(&mut stream, &mut input, request).await?;
+    }
+    Ok(())
+}
+
 /// Runs it; `pids` are the processes whose CPU time is wanted.
 pub(crate) async fn run(load: &Load, pids: &[u32], span: Span) -> anyhow::Result<Figures> {
     let (clock, phase) = (Arc::new(SystemClock::new()), Arc::new(Phase::default()));
@@ -74,26 +83,37 @@ pub(crate) async fn run(load: &Load, pids: &[u32], span: Span) -> anyhow::Result
 
 /// One connection; answers the time of each request that was answered while it was recorded, in ns.
 async fn one(load: Load, number: usize, clock: Arc<SystemClock>, phase: Arc<Phase>) -> anyhow::Result<Vec<u32>> {
-    let mut stream = TcpStream::connect(load.address).await?;
-    stream.set_nodelay(true)?;
+    let mut stream = connect(load.address).await?;
     let mut requests = load.requests.iter().cycle().skip(number * load.requests.len() / load.connections.max(1));
     let (mut input, mut times) = (BytesMut::with_capacity(1 << 14), Vec::new());
     while !phase.over.load(Ordering::Relaxed) {
         let request = requests.next().context("no requests")?;
         let sent = clock.elapsed();
-        stream.write_all(request).await?;
-        let length = loop {
-            if let Some(length) = answered(&input)? {
-                break length;
-            }
-            ensure!(stream.read_buf(&mut input).await? > 0, "the server closed the connection");
-        };
-        input.advance(length);
+        exchange(&mut stream, &mut input, request).await?;
         if phase.recording.load(Ordering::Relaxed) {
             times.push(u32::try_from((clock.elapsed() - sent).as_nanos()).unwrap_or(u32::MAX));
         }
     }
     Ok(times)
+}
+
+async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("{address} does not answer"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends a request and waits for the whole of its answer.
+async fn exchange(stream: &mut TcpStream, input: &mut BytesMut, request: &[u8]) -> anyhow::Result<()> {
+    stream.write_all(request).await?;
+    let length = loop {
+        if let Some(length) = answered(input)? {
+            break length;
+        }
+        ensure!(stream.read_buf(input).await? > 0, "the server closed the connection");
+    };
+    input.advance(length);
+    Ok(())
 }
 
 /// The length of the whole answer at the beginning of `input`, once it is there.

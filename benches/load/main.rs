@@ -457,7 +457,7 @@ fn method(run: &Run) -> String {
         "\n## How it is measured
 
 `make bench` builds keyclasp and the harness in `benches/`, and runs it; it needs two
-cores, `redis-server` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works.
+cores, `redis-server`, `envoy` and `taskset`. `make bench BENCH_ARGS=--quick` shows whether it works.
 
 - Builds: keyclasp is the program that is released (`make release`): built by a profile of its calls
   (`scripts/pgo.sh`), so that hot code lies together. What it is compared with has had the same: the harness,

@@ -142,6 +142,9 @@ async fn turns(
     contenders: &[Contender],
     load: impl Fn(SocketAddr) -> Load,
 ) -> anyhow::Result<Vec<Vec<Figures>>> {
+    for (_, address, _) in contenders {
+        http::meet(&load(*address)).await?;
+    }
     let mut measured = vec![Vec::new(); contenders.len()];
     for repetition in 0..run.repetitions {
         for turn in 0..contenders.len() {

@@ -68,16 +68,22 @@ impl Judge for Authorization {
             Caller::Anonymous(_) | Caller::Refused(_) => None,
         };
         let request = match &message {
-            Ok(message) => CheckRequest::scan(message).map_err(|_| Reason::Unreadable),
-            Err(Unread::Malformed) => Err(Reason::Unreadable),
-            Err(Unread::TooLarge) => Err(Reason::TooLarge),
-            Err(Unread::Late) => Err(Reason::NoDecision),
+            Ok(message) => CheckRequest::scan(message).map_err(|why| (Reason::Unreadable, why.to_string())),
+            Err(unread) => Err(match unread {
+                Unread::Malformed => (Reason::Unreadable, "it is not one message of gRPC, uncompressed".to_owned()),
+                Unread::TooLarge => {
+                    (Reason::TooLarge, format!("it is larger than {} bytes", self.limits.message_bytes))
+                }
+                Unread::Late => (Reason::NoDecision, "it did not arrive in time".to_owned()),
+            }),
         };
         let request = match request {
             Ok(request) => request,
             // Whatever a stranger sends.
             Err(_) if call.is_none() => return self.refused(Reason::CallerRefused),
-            Err(reason) => return self.refused(reason),
+            Err((reason, why)) => {
+                return self.answer(&self.decider.refuse_saying(reason, why), &[], false);
+            }
         };
         let asked = Asked {
             fields: &request.fields,

@@ -136,6 +136,11 @@ impl Decider {
         self.refuse_on(reason, None)
     }
 
+    /// The same with what is wrong with the request, for the log.
+    pub(in crate::rpc) fn refuse_saying(&self, reason: Reason, detail: String) -> Verdict {
+        self.conclude(refused(Refusal::new(reason).saying(detail), None), None)
+    }
+
     /// The same where the route is known.
     pub(in crate::rpc) fn refuse_on(&self, reason: Reason, route: Option<&Route>) -> Verdict {
         self.conclude(refused(Refusal::new(reason), None), route)

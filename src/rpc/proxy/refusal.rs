@@ -232,6 +232,12 @@ impl Refusal {
         self
     }
 
+    /// With this for the log.
+    pub(super) fn saying(mut self, internal: String) -> Self {
+        self.internal = internal;
+        self
+    }
+
     /// In this realm.
     pub(super) fn within(mut self, realm: &Realm) -> Self {
         self.realm = Some(realm.clone());

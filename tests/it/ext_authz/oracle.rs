@@ -323,7 +323,8 @@ async fn make(service: &Service, change: impl FnOnce(&mut Draft)) -> (String, St
 }
 
 impl World {
-    async fn new() -> Self {
+    /// Whose routes are of this realm unless they name one.
+    async fn new(realm: Option<&str>) -> Self {
         let api = Api::embedded();
         let service = api.service.clone();
         let admin = caller(vec![Grant { role: Role::Admin, realms: Realms::All }]);
@@ -353,7 +354,8 @@ impl World {
         ];
         let names = ["apikey", "bearer", "basic", "x-api-key", "api-key", "query:key", "cookie:key"];
         let sources = Sources::new(names.map(|name| Source::parse(name).unwrap()));
-        let settings = Settings { sources, ..Settings::default() };
+        let realm = realm.map(|realm| Realm::parse(realm).unwrap());
+        let settings = Settings { sources, realm, ..Settings::default() };
         let decider = Decider::new(service.clone(), settings, ProxyMetrics::new(), Proxy::Envoy);
         let authorization = Authorization::new(decider, Limits { message_bytes: 1 << 20, outage_is_error: true });
         Self { service, texts, ids, callers, authorization, _api: api }
@@ -390,7 +392,7 @@ fn allowed(response: &auth::CheckResponse) -> Option<(Option<&str>, BTreeSet<&st
 #[test]
 fn an_allow_follows_a_valid_decision_for_what_was_named_and_nothing_else() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let world = runtime.block_on(World::new());
+    let world = runtime.block_on(World::new(None));
     let mut runner = TestRunner::new(Config { cases: 6000, failure_persistence: None, ..Config::default() });
     let seen = std::cell::RefCell::new([0; 3]);
     let outcome = runner.run(&case(world.texts.len()), |case| {
@@ -424,7 +426,7 @@ fn an_allow_follows_a_valid_decision_for_what_was_named_and_nothing_else() {
 #[test]
 fn a_damaged_request_is_denied_or_still_names_the_key() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let world = runtime.block_on(World::new());
+    let world = runtime.block_on(World::new(None));
     let route = [("keyclasp.realm", "acme".to_owned()), ("keyclasp.scopes", "a:read".to_owned())];
     let asking = Asking {
         headers: vec![("x-api-key", world.texts[0].clone()), ("accept", "*/*".to_owned())],
@@ -454,4 +456,47 @@ fn a_damaged_request_is_denied_or_still_names_the_key() {
         }
     }
     assert!(still > 0, "some bytes do not matter");
+}
+
+/// The requests that fuzzing begins with, in which a text as long as a key stands for one.
+#[test]
+fn the_seeds_of_fuzzing_are_answered_as_their_names_say() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let world = runtime.block_on(World::new(Some("acme")));
+    let placeholder = format!("kc_{}_{}", "K".repeat(22), "K".repeat(60)).into_bytes();
+    let key = world.texts[0].as_bytes();
+    let seeds = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/check_request")).unwrap();
+    let (mut with_key, mut without) = (Vec::new(), Vec::new());
+    for seed in seeds.map(|seed| seed.unwrap()) {
+        let mut message = std::fs::read(seed.path()).unwrap();
+        while let Some(at) = message.windows(key.len()).position(|part| part == placeholder) {
+            message[at..at + key.len()].copy_from_slice(key);
+        }
+        let name = seed.file_name().into_string().unwrap();
+        match allowed(&runtime.block_on(world.answer(0, message))) {
+            // Those that fuzzing found have numbers for names.
+            Some(_) if name.len() == 40 => {}
+            Some((Some(_), _)) => with_key.push(name),
+            Some((None, _)) => without.push(name),
+            None => {}
+        }
+    }
+    with_key.sort();
+    without.sort();
+    let expected = [
+        "api-key",
+        "apikey",
+        "bearer",
+        "body",
+        "cookie",
+        "header-map",
+        "ipv6-principal",
+        "merged",
+        "pipe",
+        "query",
+        "spoofed",
+        "x-api-key",
+    ];
+    assert_eq!(with_key, expected);
+    assert_eq!(without, ["dry-run", "optional"]);
 }

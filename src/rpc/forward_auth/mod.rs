@@ -81,10 +81,14 @@ impl ForwardAuth {
             .collect();
         // Proxies replace such a field that is spelled as they spell it. One that an upstream behind CGI would take
         // for the same goes on beside it, and nothing in an answer could take it away.
-        let spoofed = fields.iter().any(|field| field.name.contains(&b'_') && is_identity(field.name));
+        if fields.iter().any(|field| field.name.contains(&b'_') && is_identity(field.name)) {
+            let what =
+                "the client sent a field that an upstream may take for the identity, with an underscore in its name";
+            return self.decider.unreadable(route.ok().as_ref(), what.to_owned());
+        }
         let original = match style.read(&head.headers) {
-            Ok(original) if !spoofed => original,
-            _ => return self.decider.refuse_on(Reason::Unreadable, route.ok().as_ref()),
+            Ok(original) => original,
+            Err(fault) => return self.decider.unreadable(route.ok().as_ref(), fault.to_string()),
         };
         let call = match caller {
             Caller::Known(call) => Some(&**call),

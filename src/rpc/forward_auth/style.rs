@@ -30,9 +30,19 @@ pub(super) struct Original<'a> {
     pub(super) address: Option<IpAddr>,
 }
 
-/// What the proxy says cannot be believed: a field is missing, or there are several, or it holds no such thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unreadable;
+/// What the proxy says cannot be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// It does not say it.
+    #[error("the proxy sends no {0}; configure it as the page about it shows, or name its `style` in the query")]
+    Missing(&'static str),
+    /// It says it more than once, or passes on what a client sent.
+    #[error("{0} is there more than once; the proxy has to replace what a client sends under this name")]
+    Repeated(&'static str),
+    /// It says something else.
+    #[error("{0} holds no path; the proxy has to send path and query as they came")]
+    NoPath(&'static str),
+}
 
 impl Style {
     const ALL: [Self; 3] = [Self::Forwarded, Self::Traefik, Self::Nginx];
@@ -65,20 +75,20 @@ impl Style {
 
     /// What the proxy says.
     pub(super) fn read(self, headers: &HeaderMap) -> Result<Original<'_>, Unreadable> {
-        let (method, target, host, address) = match self {
+        let (method, target_name, host, address) = match self {
             Self::Forwarded | Self::Traefik => {
                 ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-for")
             }
             Self::Nginx => ("x-original-method", "x-original-uri", "x-original-host", "x-real-ip"),
         };
-        let target = only(headers, target)?.ok_or(Unreadable)?;
+        let target = only(headers, target_name)?.ok_or(Unreadable::Missing(target_name))?;
         // RFC 9112, section 3.2: the target of an OPTIONS may be an asterisk. A proxy makes a path of all others.
         if !(target.starts_with(b"/") || target == b"*") {
-            return Err(Unreadable);
+            return Err(Unreadable::NoPath(target_name));
         }
         // Nothing is decided by method and host; but where there are two, somebody meddled.
         if only(headers, method)?.is_none_or(<[u8]>::is_empty) {
-            return Err(Unreadable);
+            return Err(Unreadable::Missing(method));
         }
         only(headers, host)?;
         // The last entry is the proxy's own: who is connected to it. Those before are for
@@ -90,11 +100,11 @@ impl Style {
 }
 
 /// The value of a field of which there is at most one.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Unreadable> {
+fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a [u8]>, Unreadable> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
-        _ => Err(Unreadable),
+        _ => Err(Unreadable::Repeated(name)),
     }
 }
 
@@ -136,8 +146,8 @@ mod tests {
             assert_eq!((original.target, original.address), (&b"/a?b=c"[..], Some("192.0.2.7".parse().unwrap())));
         }
         // Those of another style are a client's.
-        assert_eq!(Style::Nginx.read(&headers(&FORWARDED)), Err(Unreadable));
-        assert_eq!(Style::Forwarded.read(&headers(&NGINX)), Err(Unreadable));
+        assert_eq!(Style::Nginx.read(&headers(&FORWARDED)), Err(Unreadable::Missing("x-original-uri")));
+        assert_eq!(Style::Forwarded.read(&headers(&NGINX)), Err(Unreadable::Missing("x-forwarded-uri")));
         let both = headers(&[&FORWARDED[..], &[("X-Original-URI", "/x"), ("X-Real-IP", "203.0.113.1")]].concat());
         assert_eq!(Style::Forwarded.read(&both).unwrap().target, b"/a?b=c");
         assert_eq!(Style::Forwarded.read(&both).unwrap().address, Some("192.0.2.7".parse().unwrap()));
@@ -148,7 +158,10 @@ mod tests {
         for (style, fields) in [(Style::Forwarded, &FORWARDED[..]), (Style::Nginx, &NGINX)] {
             for (name, value) in fields.iter().filter(|(name, _)| *name != "X-Forwarded-Proto") {
                 let twice = headers(&[fields, &[(*name, *value)]].concat());
-                assert_eq!(style.read(&twice), Err(Unreadable), "{name}");
+                assert!(
+                    matches!(style.read(&twice), Err(Unreadable::Repeated(named)) if named.eq_ignore_ascii_case(name)),
+                    "{name}"
+                );
             }
         }
     }

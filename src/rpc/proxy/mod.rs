@@ -146,6 +146,11 @@ impl Decider {
         self.conclude(refused(Refusal::new(reason), None), route)
     }
 
+    /// A request that a proxy did not describe as it has to, on a route that may be known; `what` is for the log.
+    pub(in crate::rpc) fn unreadable(&self, route: Option<&Route>, what: String) -> Verdict {
+        self.conclude(refused(Refusal::new(Reason::Unreadable).saying(what), None), route)
+    }
+
     /// Whether an outage is told by a refusal of the same kind: for an error that is none.
     pub(in crate::rpc) fn reason_of(error: &Error) -> Reason {
         match error.kind {

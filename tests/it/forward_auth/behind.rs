@@ -2,7 +2,7 @@
 
 use keyclasp::rpc::proxy::{Settings, Source, Sources};
 
-use super::parts::{Answer, field};
+use super::parts::{Answer, field, instead};
 use super::proxies::{Kind, Site};
 use crate::support::meddled::Verb;
 
@@ -56,6 +56,8 @@ behind! {
     what_keyclasp_was_asked_is_what_the_upstream_is_asked,
     a_store_that_is_away_is_a_503,
     a_keyclasp_that_is_away_lets_nobody_through,
+    a_keyclasp_that_never_answers_lets_nobody_through,
+    an_answer_that_is_none_of_keyclasps_lets_nobody_through,
     a_route_that_is_misconfigured_lets_nobody_through,
     a_keyclasp_without_the_endpoint_lets_nobody_through,
     a_header_that_is_too_large_does_not_pass,
@@ -561,6 +563,32 @@ fn a_keyclasp_that_is_away_lets_nobody_through(kind: Kind) {
     assert!(site.get("/public/", &[]).reached());
 }
 
+fn a_keyclasp_that_never_answers_lets_nobody_through(kind: Kind) {
+    let site = Site::asking(kind, instead(None));
+    for target in ["/", "/catalog/"] {
+        let answer = site.get(target, &[("X-API-Key", "kc_x")]);
+        assert!(!answer.reached() && [502, 503, 504].contains(&answer.status), "{answer:?}");
+    }
+}
+
+fn an_answer_that_is_none_of_keyclasps_lets_nobody_through(kind: Kind) {
+    for text in [
+        "HTTP/1.1 500 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 404 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 302 No\r\nlocation: /public/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 431 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 200",
+        "nonsense\r\n\r\n",
+        "",
+    ] {
+        let site = Site::asking(kind, instead(Some(text)));
+        for target in ["/", "/catalog/"] {
+            let answer = site.get(target, &[("X-API-Key", "kc_x")]);
+            assert!(!answer.reached() && answer.status >= 300, "{text}: {answer:?}");
+        }
+    }
+}
+
 fn a_route_that_is_misconfigured_lets_nobody_through(kind: Kind) {
     for (right, wrong) in [("realm=acme", "relm=acme"), ("realm=acme", ""), ("realm=acme", "realm=acme&realm=b")] {
         let site = Site::with(kind, Settings::default(), |_, text| text.replace(right, wrong));
@@ -600,6 +628,24 @@ fn a_dry_run_lets_everybody_through_and_takes_nothing_away(kind: Kind) {
     let metrics = site.keyclasp.metrics();
     let line = r#"keyclasp_proxy_decisions_total{proxy="forward_auth",decision="missing_scope",dry_run="true"} 1"#;
     assert!(metrics.contains(line), "{metrics}");
+}
+
+#[test]
+fn nginx_makes_of_a_403_the_status_that_is_meant() {
+    for status in [400, 413, 429, 503, 403] {
+        let text = format!(
+            "HTTP/1.1 403 No\r\nx-keyclasp-status: {status}\r\nx-keyclasp-problem: {{\"status\":{status}}}\r\nretry-after: 7\r\n\
+             content-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        let site = Site::asking(Kind::Nginx, instead(Some(text.leak())));
+        for verb in ["GET", "POST"] {
+            let answer = site.ask(verb, "/", &[("X-API-Key", "kc_x")], "");
+            assert_eq!((answer.status, answer.reached()), (status, false), "{answer:?}");
+            assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{answer:?}");
+            assert_eq!(answer.field("retry-after"), Some("7"), "{answer:?}");
+            assert_eq!(answer.json()["status"], status, "{answer:?}");
+        }
+    }
 }
 
 #[test]

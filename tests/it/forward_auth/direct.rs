@@ -165,6 +165,30 @@ fn proxies_before_the_proxy_are_believed_where_they_are_configured() {
 }
 
 #[test]
+fn behind_nginx_too() {
+    for (trusted, real, forwarded, status) in [
+        (&[][..], "192.0.2.7", "198.51.100.1", 200),
+        (&[], "10.0.0.1", "192.0.2.7", 403),
+        (&["10.0.0.0/8"], "10.0.0.1", "192.0.2.7", 200),
+        (&["10.0.0.0/8"], "10.0.0.1", "192.0.2.7, 198.51.100.1", 403),
+        (&["10.0.0.0/8"], "198.51.100.1", "192.0.2.7", 403),
+    ] {
+        let settings = Settings { trusted_proxies: Cidrs::parse(trusted).unwrap(), ..Settings::default() };
+        let keyclasp = Keyclasp::start(LOOPBACK, settings);
+        let (_, key) = keyclasp.key("acme", &[], &["192.0.2.0/24"]);
+        let fields = [
+            ("X-Original-Method", "GET"),
+            ("X-Original-URI", "/"),
+            ("X-Real-IP", real),
+            ("X-Forwarded-For", forwarded),
+            ("X-API-Key", &key),
+        ];
+        let answer = ask(keyclasp.address, "GET", "/forward-auth?realm=acme&style=nginx", &fields, "");
+        assert_eq!(answer.status, status, "{trusted:?} {real} {forwarded}: {answer:?}");
+    }
+}
+
+#[test]
 fn every_method_and_any_body_may_ask() {
     let keyclasp = Keyclasp::start(LOOPBACK, Settings::default());
     let (_, key) = keyclasp.key("acme", &[], &[]);

@@ -214,6 +214,30 @@ fn serve(mut client: TcpStream) {
     }
 }
 
+/// Somebody in keyclasp's place, who answers every request with these bytes; None: not at all. Lives as long as the
+/// test's process.
+pub(super) fn instead(answer: Option<&'static str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let (mut arrived, mut piece) = (Vec::new(), [0; 16_384]);
+                while let Ok(read @ 1..) = client.read(&mut piece) {
+                    arrived.extend_from_slice(&piece[..read]);
+                    if arrived.ends_with(b"\r\n\r\n")
+                        && let Some(answer) = answer
+                    {
+                        let _ = client.write_all(answer.as_bytes());
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
 /// The value of a header field of this head.
 pub(super) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().skip(1).take_while(|line| !line.is_empty()).find_map(|line| {

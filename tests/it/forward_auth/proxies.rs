@@ -71,8 +71,22 @@ impl Site {
 
     /// With each file of the example as `change` makes it.
     pub(super) fn with(kind: Kind, settings: Settings, change: impl Fn(&str, String) -> String) -> Self {
+        Self::start_one(kind, settings, change, None)
+    }
+
+    /// One that asks `asked` instead of the keyclasp.
+    pub(super) fn asking(kind: Kind, asked: SocketAddr) -> Self {
+        Self::start_one(kind, Settings::default(), |_, text| text, Some(asked))
+    }
+
+    fn start_one(
+        kind: Kind,
+        settings: Settings,
+        change: impl Fn(&str, String) -> String,
+        asked: Option<SocketAddr>,
+    ) -> Self {
         let keyclasp = Keyclasp::start(&["127.0.0.1/32"], settings);
-        let relay = Relay::start(keyclasp.address);
+        let relay = Relay::start(asked.unwrap_or(keyclasp.address));
         let upstream = upstream();
         let address = free_port();
         let dir = TempDir::new();

@@ -3,12 +3,13 @@
 #
 #   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call;
 #                             faketime, whose library gives a process another wall clock; Envoy; Python with
-#                             Envoy's messages as gRPC's authors generate them; nginx, Caddy and HAProxy
+#                             Envoy's messages as gRPC's authors generate them; nginx, Caddy and HAProxy;
+#                             clients of OAuth: authlib, and Spring Security with a Java to run it
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
 #   scripts/setup.sh release  for `make release`: a Redis server program, and the compiler's llvm-tools
 #
-# System packages come from apt. Tools come at fixed versions from crates.io, npm and PyPI, into
+# System packages come from apt. Tools come at fixed versions from crates.io, npm, PyPI and Maven Central, into
 # $XDG_CACHE_HOME/keyclasp-tools/bin (~/.cache/keyclasp-tools/bin), which the Makefile puts on its
 # PATH: nothing in this repository, in ~/.cargo/bin or in npm's global directory changes. llvm-tools are a
 # part of the compiler, at its version, and come from rustup.
@@ -18,6 +19,7 @@ readonly CARGO_DENY=0.20.2
 readonly CARGO_FUZZ=0.13.2
 readonly BUF=1.75.0
 readonly ENVOY=1.40.0
+readonly AUTHLIB=1.9.9
 readonly XDS_PROTOS=1.85.0
 readonly REDIS_AT_LEAST=7.0
 
@@ -53,6 +55,8 @@ test_programs() {
     debian_program nginx nginx libpcre2-8-0
     debian_program caddy caddy
     debian_program haproxy haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 libpcre2-8-0
+    authlib_tool
+    spring_tool
 }
 
 # The tests start Redis servers of their own, on ports of their own; they need the program only.
@@ -207,6 +211,39 @@ xds_tool() {
     printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$dir" >"$program"
     chmod +x "$program"
     "$program" -c 'from envoy.service.auth.v3 import external_auth_pb2_grpc' || fail "xds-protos cannot be imported"
+}
+
+# A Python that has authlib, a client of OAuth.
+authlib_tool() {
+    local dir="$tools/authlib-$AUTHLIB" program="$tools/bin/python-authlib"
+    if [[ -x "$program" && -x "$dir/bin/python" ]]; then
+        return
+    fi
+    say "installing authlib $AUTHLIB with pip"
+    python_tool "$dir" "authlib==$AUTHLIB" requests
+    mkdir -p "$tools/bin"
+    printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$dir" >"$program"
+    chmod +x "$program"
+    "$program" -c 'from authlib.integrations.requests_client import OAuth2Session' || fail "authlib cannot be imported"
+}
+
+# Spring Security's client of OAuth, as tests/it/oauth/spring/pom.xml names it, and a Java to run it with.
+spring_tool() {
+    local pom dir log
+    pom="$(dirname "${BASH_SOURCE[0]}")/../tests/it/oauth/spring/pom.xml"
+    dir="$tools/spring-security-$(cksum <"$pom" | cut -d ' ' -f 1)"
+    command -v javac >/dev/null || apt_install default-jdk-headless javac
+    if [[ -d "$dir" && "$(readlink "$tools/spring-security")" == "$dir" ]]; then
+        return
+    fi
+    command -v mvn >/dev/null || apt_install maven mvn
+    say "fetching Spring Security with mvn"
+    rm -rf "$dir.new" "$dir"
+    log=$(mvn -B -ntp -f "$pom" -Dmaven.repo.local="$tools/maven" -DoutputDirectory="$dir.new" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies </dev/null 2>&1) ||
+        fail "mvn could not fetch Spring Security:" "$log"
+    mv "$dir.new" "$dir"
+    ln -sfn "$dir" "$tools/spring-security"
 }
 
 # python_tool DIR PACKAGE==VERSION...: installs packages of PyPI into an environment of their own.

@@ -17,6 +17,7 @@ mod layers;
 mod linear;
 mod memory;
 mod model;
+mod oauth;
 mod own;
 mod process;
 mod readme;

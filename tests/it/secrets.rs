@@ -7,6 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use keyclasp::key::ApiKey;
 use serde_json::{Value, json};
 
+use crate::oauth::send;
 use crate::support::json::call;
 use crate::support::redis::RedisServer;
 use crate::support::server::Keyclasp;
@@ -98,6 +99,33 @@ fn live(server: &Keyclasp, secrets: &mut Secrets) -> String {
     ask("KeyService/ListKeys", json!({"realm": "acme"}));
     ask("AuditService/ListEvents", json!({"realm": "acme"}));
     ask("AdminService/GetStatus", json!({"countRecords": true}));
+    // OAuth's forms, as they should be and as they should not.
+    let (status, made) = call(address, &token, "KeyService/CreateKey", &json!({"realm": "acme", "owner": owner()}));
+    assert_eq!(status, 200, "{made}");
+    let oauth_key = text(&made, "apiKey");
+    secrets.add_key(&oauth_key);
+    let basic = |name: &str, token: &str| format!("Basic {}", BASE64.encode(format!("{name}:{token}").as_bytes()));
+    secrets
+        .add("the credentials of a client", basic("admin", &token)["Basic ".len()..].trim_end_matches('=').to_owned());
+    for (target, authorization, form) in [
+        ("/oauth2/introspect", basic("admin", &token), format!("token={oauth_key}")),
+        ("/oauth2/introspect", basic("admin", &oauth_key), format!("token={oauth_key}")),
+        ("/oauth2/introspect", basic(&oauth_key, &token), format!("token={oauth_key}")),
+        ("/oauth2/introspect", format!("Bearer {oauth_key}"), format!("token={oauth_key}")),
+        ("/oauth2/introspect", basic("admin", &token), format!("token=x&realm={oauth_key}%0a")),
+        ("/oauth2/introspect", basic("admin", &token), format!("token={oauth_key}&token={oauth_key}")),
+        ("/oauth2/introspect", basic("admin", &token), format!("token={oauth_key}%zz&{oauth_key}=x")),
+        (&format!("/oauth2/introspect?token={oauth_key}"), basic("admin", &token), String::new()),
+        (&format!("/oauth2/{oauth_key}"), basic("admin", &token), String::new()),
+        (&format!("/oauth2/revoke?token={oauth_key}"), String::new(), format!("{oauth_key}={oauth_key}")),
+        ("/oauth2/revoke", String::new(), format!("token={oauth_key}")),
+        ("/oauth2/revoke", basic("admin", &token), format!("token={oauth_key}")),
+    ] {
+        let headers = [("content-type", "application/x-www-form-urlencoded"), ("authorization", &authorization)];
+        let answer = send(address, "POST", target, &headers, form.as_bytes());
+        answers.push_str(&format!("{answer:?}\n"));
+    }
+    assert!(answers.contains("\"active\":true"), "{answers}");
     // The same over gRPC, by the command line, whose output is searched as well.
     let output = server
         .command()

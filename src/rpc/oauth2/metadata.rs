@@ -19,9 +19,10 @@ struct Document<'a> {
     revocation_endpoint: String,
     /// Without this member a client would take it for `client_secret_basic`; the key itself is the right.
     revocation_endpoint_auth_methods_supported: [&'static str; 1],
-    /// Required, and empty: there is no authorization endpoint.
+    /// Required, and empty: there is no authorization endpoint. (Section 3.2 would leave an empty list out, section 2
+    /// does not allow it; clients that parse the document want it.)
     response_types_supported: [&'static str; 0],
-    /// Without this member a client would take it for two grants that need a token endpoint.
+    /// Left out it would mean two grants (section 2), and there is none.
     grant_types_supported: [&'static str; 0],
 }
 

@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand. All but `serve`, `init`, `keyring` and `config` are
+//! The command line: one file per subcommand. All but `serve`, `init`, `keyring`, `config` and `envoy-config` are
 //! clients of a running service. Only this module prints, through the one writer in `output.rs`.
 //!
 //! Secrets come from standard input or from files, never from arguments, which others can see.
@@ -7,6 +7,7 @@ mod audit;
 mod client;
 mod config;
 mod doctor;
+mod envoy_config;
 mod failure;
 mod init;
 mod input;
@@ -100,6 +101,8 @@ enum Command {
     /// Checks a configuration, and documents it.
     #[command(subcommand)]
     Config(config::Config),
+    /// Prints what Envoy needs to ask this service: cluster, filters, routes.
+    EnvoyConfig(envoy_config::EnvoyConfig),
     /// Looks for what is wrong with a service: its configuration, its keyring, its store.
     Doctor,
 }
@@ -159,6 +162,7 @@ fn run(context: &mut Context, command: Command) -> Result<Exit, Failure> {
         Command::Keyring(keyring) => keyring.run(context),
         Command::Store(store) => store.run(context),
         Command::Config(config) => config.run(context),
+        Command::EnvoyConfig(config) => config.run(context),
         Command::Doctor => doctor::run(context),
     }
 }

@@ -41,7 +41,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    embedded: audit config doctor errors init keyring keys output revoke_all store validate;
+    embedded: audit config doctor envoy_config errors init keyring keys output revoke_all store validate;
     redis: audit errors keyring keys output revoke_all validate;
 }
 

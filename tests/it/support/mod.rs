@@ -2,6 +2,9 @@
 
 pub(crate) mod api;
 mod dir;
+pub(crate) mod echo;
+pub(crate) mod envoy;
+pub(crate) mod http1;
 pub(crate) mod json;
 pub(crate) mod meddled;
 pub(crate) mod proxy;

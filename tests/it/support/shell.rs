@@ -119,7 +119,9 @@ impl Shell {
     fn start(server: Option<&Keyclasp>) -> Self {
         let home = TempDir::new();
         let bin = Path::new(PROGRAM).parent().unwrap();
-        let path = std::env::var("PATH").unwrap();
+        // Where `scripts/setup.sh` puts tools that are not on this PATH.
+        let tools = super::envoy::path().parent().map(|dir| format!(":{}", dir.display())).unwrap_or_default();
+        let path = std::env::var("PATH").unwrap() + &tools;
         let mut command = Command::new("bash");
         command
             .args(["--noprofile", "--norc"])

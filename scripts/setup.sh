@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need, and nothing that is there already. Run it as often as you like.
 #
-#   scripts/setup.sh          for `make test`: a Redis server program; curl and jq, which examples call;
+#   scripts/setup.sh          for `make test`: a Redis server program; curl, jq and openssl, which examples and tests call;
 #                             faketime, whose library gives a process another wall clock; Envoy; Python with
 #                             Envoy's messages as gRPC's authors generate them; nginx, Caddy and HAProxy;
 #                             clients of OAuth: authlib, and Spring Security with a Java to run it
@@ -46,7 +46,7 @@ main() {
 # What the tests run beside what they build.
 test_programs() {
     local program
-    for program in curl jq faketime strace; do
+    for program in curl jq openssl faketime strace; do
         command -v "$program" >/dev/null || apt_install "$program"
     done
     redis

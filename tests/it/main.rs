@@ -7,6 +7,7 @@ mod cli_retry;
 mod cmd;
 mod codec;
 mod deadlines;
+mod envoy;
 mod every_method;
 mod ext_authz;
 mod fence;

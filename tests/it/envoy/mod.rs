@@ -5,6 +5,7 @@ mod certificates;
 mod documented;
 mod grpc;
 mod identity;
+mod istio;
 mod metadata;
 mod modes;
 mod outages;

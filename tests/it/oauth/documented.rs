@@ -16,7 +16,8 @@ const TOKEN: &str = "a-token-of-the-docs";
 
 /// The only block in `language`.
 fn block(language: &str) -> String {
-    let mut blocks = PAGE.split(&format!("```{language}\n")).skip(1);
+    let fence = format!("```{language}\n");
+    let mut blocks = PAGE.split(&fence).skip(1);
     let block = blocks.next().unwrap().split("```").next().unwrap().to_owned();
     assert!(blocks.next().is_none(), "more than one block in {language}");
     block

@@ -75,6 +75,7 @@ impl Judge for Authorization {
                     (Reason::TooLarge, format!("it is larger than {} bytes", self.limits.message_bytes))
                 }
                 Unread::Late => (Reason::NoDecision, "it did not arrive in time".to_owned()),
+                Unread::Crowded => (Reason::NoDecision, "too many large ones are in memory".to_owned()),
             }),
         };
         let request = match request {

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -42,25 +43,39 @@ pub enum Unread {
     TooLarge,
     /// It did not arrive in time.
     Late,
+    /// It is large, and so are too many others at the moment.
+    Crowded,
 }
 
-/// A judge as a route. Of a stranger it reads messages of up to `stranger_limit` bytes.
-pub(super) fn route(judge: impl Judge, stranger_limit: usize) -> Arc<dyn Route> {
-    Arc::new(Judging { judge: Arc::new(judge), stranger_limit })
+/// How many messages of the largest size a worker may have in memory at a time. Usual ones do not count.
+const LARGEST_AT_ONCE: usize = 32;
+
+/// A judge as a route. Of a stranger it reads messages of up to `usual` bytes, of others larger ones too, as long as
+/// there is room for them.
+pub(super) fn route(judge: impl Judge, usual: usize) -> Arc<dyn Route> {
+    let room = Arc::new(AtomicUsize::new(judge.limit().saturating_mul(LARGEST_AT_ONCE)));
+    Arc::new(Judging { judge: Arc::new(judge), usual, room })
 }
 
 struct Judging<J> {
     judge: Arc<J>,
-    stranger_limit: usize,
+    usual: usize,
+    /// Bytes that large messages may still take.
+    room: Arc<AtomicUsize>,
 }
 
 impl<J: Judge> Route for Judging<J> {
     fn call(&self, caller: Caller, request: Request<RequestBody>) -> BoxFuture<Response<Body>, Infallible> {
-        let limit = self.judge.limit();
-        let limit = if matches!(caller, Caller::Known(_)) { limit } else { limit.min(self.stranger_limit) };
-        let (judge, body) = (Arc::clone(&self.judge), unary::body(request));
+        let (limit, usual) = (self.judge.limit(), self.usual);
+        let limit = if matches!(caller, Caller::Known(_)) { limit } else { limit.min(usual) };
+        let (judge, room) = (Arc::clone(&self.judge), Arc::clone(&self.room));
+        let body = unary::body(request);
         Box::pin(async move {
-            let message = unary::message(body, limit).await.map_err(|status| unread(&status));
+            let begins = |length| if length > usual { Room::take(&room, length).map(Some) } else { Ok(None) };
+            let (message, _room) = match unary::message(body, limit, begins).await {
+                Ok((message, room)) => (Ok(message), room),
+                Err(status) => (Err(unread(&status)), None),
+            };
             Ok(match judge.judge(caller, message).await {
                 Ok(framed) => unary::answered(framed),
                 Err(status) => status.into_http(),
@@ -77,6 +92,27 @@ fn unread(status: &Status) -> Unread {
     match status.code() {
         Code::OutOfRange => Unread::TooLarge,
         Code::DeadlineExceeded => Unread::Late,
+        Code::ResourceExhausted => Unread::Crowded,
         _ => Unread::Malformed,
+    }
+}
+
+/// Room that a large message takes, until it is dropped.
+struct Room {
+    left: Arc<AtomicUsize>,
+    length: usize,
+}
+
+impl Room {
+    fn take(left: &Arc<AtomicUsize>, length: usize) -> Result<Self, Status> {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(length))
+            .map_err(|_| Status::resource_exhausted("as many large messages as allowed are in memory"))?;
+        Ok(Self { left: Arc::clone(left), length })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.left.fetch_add(self.length, Ordering::Relaxed);
     }
 }

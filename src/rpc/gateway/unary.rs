@@ -129,7 +129,7 @@ where
     F: Future<Output = Result<Written<A>, Status>>,
     Q: Message + Default,
 {
-    let bytes = message(body, limit).await?;
+    let (bytes, _) = message(body, limit, |_| Ok(())).await?;
     let message = Q::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
     let answer = handle(service, caller, message).await?;
     Ok(answered(answer.framed))
@@ -148,21 +148,29 @@ pub(super) fn body(request: Request<RequestBody>) -> Result<RequestBody, Status>
     Ok(request.into_body())
 }
 
-/// The one message of a body, which may be up to `limit` bytes long.
-pub(super) async fn message(body: Result<RequestBody, Status>, limit: usize) -> Result<Bytes, Status> {
+/// The one message of a body, which may be up to `limit` bytes long. `begins` is asked once its length is known;
+/// what it answers is for as long as the message is.
+pub(super) async fn message<K>(
+    body: Result<RequestBody, Status>,
+    limit: usize,
+    begins: impl Fn(usize) -> Result<K, Status>,
+) -> Result<(Bytes, Option<K>), Status> {
     let mut body = body?;
-    let mut gathered = Gathered::default();
+    let (mut gathered, mut kept) = (Gathered::default(), None);
     // Until the end of the body: what comes after it is no part of the call.
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         // Trailers of a request say nothing.
         if let Ok(data) = frame?.into_data() {
-            gathered.add(data, limit)?;
+            let length = gathered.add(data, limit)?;
+            if let (Some(length), None) = (length, &kept) {
+                kept = Some(begins(length)?);
+            }
         }
         if body.is_end_stream() {
             break;
         }
     }
-    gathered.message()
+    Ok((gathered.message()?, kept))
 }
 
 /// Refuses an encoding that was never offered (gRPC, "Message-Encoding").
@@ -188,8 +196,9 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Adds what arrived, as long as it may belong to one message of up to `limit` bytes.
-    fn add(&mut self, data: Bytes, limit: usize) -> Result<(), Status> {
+    /// Adds what arrived, as long as it may belong to one message of up to `limit` bytes; answers how long that
+    /// is, once it is known.
+    fn add(&mut self, data: Bytes, limit: usize) -> Result<Option<usize>, Status> {
         if self.piece.is_empty() && self.pieces.is_empty() {
             self.piece = data;
         } else {
@@ -204,13 +213,13 @@ impl Gathered {
             Some(1) => return Err(Status::internal("the message is marked as compressed; no encoding was agreed on")),
             Some(_) => return Err(Status::internal("the message begins with a byte that gRPC does not know")),
         }
-        let Some(length) = length(arrived) else { return Ok(()) };
+        let Some(length) = length(arrived) else { return Ok(None) };
         if length > limit {
             Err(Status::out_of_range("the message is too large"))
         } else if arrived.len() > PREFIX + length {
             Err(Status::internal("more than one message was sent; this method takes one"))
         } else {
-            Ok(())
+            Ok(Some(length))
         }
     }
 

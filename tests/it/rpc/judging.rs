@@ -47,7 +47,7 @@ impl Judge for Echo {
             Caller::Refused(anonymous) => format!("a stranger from {}", anonymous.origin),
         };
         match message.as_deref() {
-            Ok(b"wait") => {
+            Ok([b'w', b'a', b'i', b't', ..]) => {
                 self.0.entered.add_permits(1);
                 std::future::pending().await
             }
@@ -157,6 +157,22 @@ async fn under_load_too_and_strangers_take_no_place_of_who_is_known() {
         assert!(call.await.unwrap_err().is_cancelled());
     }
     assert_eq!(judged.rpc.metrics().in_flight(), 0);
+}
+
+#[tokio::test]
+async fn only_so_many_large_messages_are_in_memory() {
+    let judged = judged(ServerLimits { message_bytes: 16, ..ServerLimits::default() });
+    let large = || framed(format!("wait{}", "x".repeat(LIMIT - 4)));
+    let ask = || tokio::spawn(judged.ask(TOKEN, &[], large()));
+    let waiting: Vec<_> = (0..32).map(|_| ask()).collect();
+    judged.echo.0.entered.acquire_many(32).await.unwrap().forget();
+    assert_eq!(judged.ask(TOKEN, &[], large()).await, "mesh sent Crowded");
+    assert_eq!(judged.ask(TOKEN, &[], framed([b'x'; 16])).await, "mesh sent 16 bytes");
+    for call in waiting {
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+    }
+    assert_eq!(judged.ask(TOKEN, &[], framed([b'x'; LIMIT])).await, "mesh sent 64 bytes");
 }
 
 #[tokio::test]

@@ -45,8 +45,7 @@ pub trait Handler: Send + Sync + 'static {
     fn refuse(&self, uri: &Uri, unserved: &Unserved) -> Response<Body>;
 }
 
-/// A request that passed the gateway.
-#[derive(Debug)]
+/// A request that passed the gateway. Its query, header and body may hold secrets: none of them is printed.
 pub struct Asked {
     /// Method, URI with its query, headers. `Authorization` is gone where the gateway judged it or nobody was to.
     pub head: Parts,
@@ -56,6 +55,16 @@ pub struct Asked {
     pub caller: Caller,
     /// When the time for the answer is up, by [`crate::clock::Clock::elapsed`].
     pub ends: Duration,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked")
+            .field("method", &self.head.method)
+            .field("path", &self.head.uri.path())
+            .field("caller", &self.caller)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why the gateway answers and not the endpoint.

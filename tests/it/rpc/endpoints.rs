@@ -42,6 +42,8 @@ impl Handler for Shared {
                 Some("panic") => panic!("as asked"),
                 _ => {}
             }
+            let printed = format!("{asked:?}");
+            assert!(!printed.contains("secret") && !printed.contains("Bearer"), "{printed}");
             assert!(asked.ends > SystemClock::new().elapsed());
             let who = match &asked.caller {
                 Caller::Known(call) => format!("{} from {}", call.principal.name, call.origin),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use keyclasp::rpc::proxy::Settings;
@@ -154,7 +155,16 @@ pub(super) fn tools() -> PathBuf {
     cache.join("keyclasp-tools/bin")
 }
 
-/// A port that nobody has now.
+/// A port that nobody has now, and nobody gets: no other test by this, and no connection by the system, whose own
+/// choice begins at 32768.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let process = u16::try_from(std::process::id() % 100).unwrap();
+    loop {
+        let port = 20_000 + (process * 120 + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }

@@ -78,7 +78,9 @@ fn while_keyclasp_is_frozen_envoy_waits_no_longer_than_its_timeout() {
     passed(rig.envoy().listen(), "/", &[("api-key", &key.text)]);
     passed(rig.open().listen(), "/", &[("api-key", &key.text)]);
     rig.keyclasp.signal(Signal::STOP);
-    assert_envoys_own(&ask(rig.envoy(), &key));
+    // The signal takes a moment to reach all threads.
+    let refused = eventually(PATIENCE, || Some(ask(rig.envoy(), &key)).filter(|answer| answer.status != 200));
+    assert_envoys_own(&refused.expect("it is frozen"));
     let seen = passed(rig.open().listen(), "/", &[("api-key", "nonsense"), ("x-keyclasp-owner", "root")]);
     assert_eq!(seen.identities(), Vec::<&str>::new());
     rig.keyclasp.signal(Signal::CONT);

@@ -26,8 +26,12 @@ section! {
         drain: Duration = "10s",
         /// Largest request, in bytes.
         max_message_bytes: Number<4_096, 16_777_216> = 262_144,
-        /// Largest sum of a request's headers, in bytes.
+        /// Largest sum of a request's headers over HTTP/1.1, in bytes.
         max_header_bytes: Number<4_096, 1_048_576> = 16_384,
+        /// The same over HTTP/2, which gRPC is. More than Envoy takes of its clients (`max_request_headers_kb`, 60 KiB
+        /// unless it is set): an Envoy that traces copies a client's `tracestate` into the headers of what it
+        /// asks, and takes a refusal of those for an outage, not for a denial.
+        max_http2_header_bytes: Number<4_096, 16_777_216> = 262_144,
         /// Calls at once on one connection.
         max_streams: Number<1, 65_536> = 256,
         /// Connections at once.
@@ -63,6 +67,7 @@ impl Server {
         ServerLimits {
             message_bytes: size(self.max_message_bytes.get()),
             header_bytes: self.max_header_bytes.get(),
+            http2_header_bytes: self.max_http2_header_bytes.get(),
             streams_per_connection: self.max_streams.get(),
             connections: size(self.max_connections.get()),
             in_flight: size(self.max_in_flight.get()),

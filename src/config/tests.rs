@@ -241,7 +241,7 @@ fn everything_that_is_wrong_is_said_at_once_with_its_place_and_remedy() {
     let expected = [
         "keyclasp.toml:2: server.listen is not an IP address and a port: write it as \"127.0.0.1:7413\" or \"[::]:7413\"",
         "keyclasp.toml:3: server.port is not a setting: remove it, or use one of listen, ops_listen, insecure, workers, \
-         drain, max_message_bytes, max_header_bytes, max_streams, max_connections, max_in_flight, default_deadline, max_deadline",
+         drain, max_message_bytes, max_header_bytes, max_http2_header_bytes, max_streams, max_connections, max_in_flight, default_deadline, max_deadline",
         "keyclasp.toml:4: server.workers is not a whole number from 0 to 1024: choose a number in that range",
         "keyclasp.toml:5: server.drain is not a duration of more than nothing: write it as \"90d\", \"12h\" or \"500ms\"",
         "keyclasp.toml:7: store.url is not the URL of a store that can be used: Cluster is not supported yet; use one \

@@ -43,13 +43,13 @@ impl Authorization {
 
     /// The answer to a question that cannot be decided about. Whether it is about a call of gRPC is not known.
     fn refused(&self, reason: Reason) -> Result<Bytes, Status> {
-        self.answer(&self.decider.refuse(reason), &[], false)
+        self.answer(&self.decider.refuse(reason, None, ""), &[], false)
     }
 
     fn answer(&self, verdict: &Verdict, fields: &[Field<'_>], grpc: bool) -> Result<Bytes, Status> {
         if self.limits.outage_is_error
             && let Conclusion::Refused(refusal) = &verdict.conclusion
-            && refusal.reason() == Reason::NoDecision
+            && refusal.is_outage()
         {
             return Err(error::refuse(ErrorKind::StoreUnavailable, refusal.text()));
         }
@@ -83,7 +83,7 @@ impl Judge for Authorization {
             // Whatever a stranger sends.
             Err(_) if call.is_none() => return self.refused(Reason::CallerRefused),
             Err((reason, why)) => {
-                return self.answer(&self.decider.refuse_saying(reason, why), &[], false);
+                return self.answer(&self.decider.refuse(reason, None, why), &[], false);
             }
         };
         let asked = Asked {
@@ -105,7 +105,11 @@ impl Judge for Authorization {
             Unanswered::Shed | Unanswered::Late => Reason::NoDecision,
             // A fault of this program is no outage that an operator foresaw.
             Unanswered::Panicked => {
-                return Some(response::answer(&self.decider.refuse(Reason::NoDecision), &[], false));
+                return Some(response::answer(
+                    &self.decider.refuse(Reason::NoDecision, None, "it panicked"),
+                    &[],
+                    false,
+                ));
             }
         };
         self.refused(reason).ok()

@@ -9,8 +9,11 @@ use super::deadline::Deadlines;
 pub struct ServerLimits {
     /// Longest request message, in bytes: protobuf or JSON.
     pub message_bytes: usize,
-    /// Longest list of request headers, in bytes. At least 8 KiB count over HTTP/1.1.
+    /// Longest list of request headers over HTTP/1.1, in bytes. At least 8 KiB count.
     pub header_bytes: u32,
+    /// The same over HTTP/2. Envoy copies a client's `tracestate` into the headers of what it asks: what is
+    /// refused here is an error to it, and no denial.
+    pub http2_header_bytes: u32,
     /// Calls at a time on one connection; further ones wait at the client.
     pub streams_per_connection: u32,
     /// Connections at a time; further ones are closed at once.
@@ -45,6 +48,7 @@ impl Default for ServerLimits {
         Self {
             message_bytes: 256 * 1024,
             header_bytes: 16 * 1024,
+            http2_header_bytes: 256 * 1024,
             streams_per_connection: 256,
             connections: 10_000,
             in_flight: 4096,

@@ -19,7 +19,7 @@ use self::answer::answer;
 use self::style::Style;
 use super::auth::Caller;
 use super::gateway::endpoint::{Access, Answering, Asked, Endpoint, Handler, Unserved, Verbs};
-use super::proxy::{self, Decider, Field, Reason, Route, RouteFault, Verdict, is_identity};
+use super::proxy::{self, Decider, Field, IDENTITY, Reason, Route, RouteFault, Verdict, is_identity};
 use super::urlencoded;
 use crate::key::{Actor, Caps, Cidrs, Invalid};
 use crate::service::access::{Grant, Principal, Realms, Role};
@@ -68,7 +68,7 @@ impl Handler for ForwardAuth {
             _ => Reason::NoDecision,
         };
         let (style, route) = read_query(uri.query());
-        answer(&self.decider.refuse_on(reason, route.ok().as_ref()), style, None)
+        answer(&self.decider.refuse(reason, route.ok().as_ref(), unserved.error.message.as_str()), style, None)
     }
 }
 
@@ -81,14 +81,16 @@ impl ForwardAuth {
             .collect();
         // Proxies replace such a field that is spelled as they spell it. One that an upstream behind CGI would take
         // for the same goes on beside it, and nothing in an answer could take it away.
-        if fields.iter().any(|field| field.name.contains(&b'_') && is_identity(field.name)) {
-            let what =
-                "the client sent a field that an upstream may take for the identity, with an underscore in its name";
-            return self.decider.unreadable(route.ok().as_ref(), what.to_owned());
+        if fields
+            .iter()
+            .any(|field| is_identity(field.name) && !IDENTITY.iter().any(|name| name.as_bytes() == field.name))
+        {
+            let what = "the client sent a field whose name reads like one of the identity's";
+            return self.decider.refuse(Reason::SpoofedIdentity, route.ok().as_ref(), what);
         }
         let original = match style.read(&head.headers) {
             Ok(original) => original,
-            Err(fault) => return self.decider.unreadable(route.ok().as_ref(), fault.to_string()),
+            Err(fault) => return self.decider.refuse(Reason::Unreadable, route.ok().as_ref(), fault.to_string()),
         };
         let call = match caller {
             Caller::Known(call) => Some(&**call),

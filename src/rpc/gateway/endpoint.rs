@@ -212,7 +212,7 @@ impl Served {
                 if !address.is_ok_and(|address| peers.contain(address)) {
                     let error = Error::new(
                         ErrorKind::RoleMissing,
-                        "this address may not ask; the proxies that may are configured in keyclasp",
+                        format!("{} may not ask; the proxies that may are configured in keyclasp", peer.origin),
                     );
                     return Err(Unserved { status: StatusCode::FORBIDDEN, error });
                 }

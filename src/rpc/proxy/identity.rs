@@ -25,7 +25,7 @@ pub(in crate::rpc) fn identity(record: &KeyRecord) -> [(&'static str, String); 5
 }
 
 /// Whether an upstream could take a field of this name for one of them: CGI and WSGI know no difference
-/// between `-` and `_`, nor between cases.
+/// between `-` and `_`, nor between cases, and some servers none between all that is no letter and no digit.
 pub(in crate::rpc) fn is_identity(name: &[u8]) -> bool {
     /// What they begin with.
     const STEM: usize = "x-keyclasp-".len();
@@ -33,11 +33,10 @@ pub(in crate::rpc) fn is_identity(name: &[u8]) -> bool {
     name.len() > STEM
         && matches!(name.first(), Some(b'x' | b'X'))
         && IDENTITY.iter().any(|known| {
-            known.len() == name.len()
-                && known.bytes().zip(name).all(|(known, byte)| match byte {
-                    b'_' => known == b'-',
-                    byte => known == byte.to_ascii_lowercase(),
-                })
+            let same = |(known, byte): (u8, &u8)| {
+                if byte.is_ascii_alphanumeric() { known == byte.to_ascii_lowercase() } else { known == b'-' }
+            };
+            known.len() == name.len() && known.bytes().zip(name).all(same)
         })
 }
 
@@ -62,11 +61,13 @@ mod tests {
     #[test]
     fn what_an_upstream_could_take_for_an_identity_is_one() {
         for name in IDENTITY {
-            for spelling in [name.to_owned(), name.replace('-', "_"), name.to_uppercase(), name.replacen('-', "_", 1)] {
+            let other = ["_", ".", "~"].map(|byte| name.replace('-', byte));
+            let mixed = [name.to_owned(), name.to_uppercase(), name.replacen('-', "_", 1)];
+            for spelling in other.into_iter().chain(mixed) {
                 assert!(is_identity(spelling.as_bytes()), "{spelling}");
             }
         }
-        for other in ["", "x", "x-keyclasp", "x-keyclasp-", "x-keyclasp-ownerx", "x-keyclasp.owner", "y-keyclasp-owner"]
+        for other in ["", "x", "x-keyclasp", "x-keyclasp-", "x-keyclasp-ownerx", "x-keyclasp-0wner", "y-keyclasp-owner"]
         {
             assert!(!is_identity(other.as_bytes()), "{other}");
         }

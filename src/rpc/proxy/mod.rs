@@ -131,27 +131,13 @@ impl Decider {
         self.conclude(verdict, asked.route.as_ref().ok().filter(|route| !route.dry_run || may_ask()))
     }
 
-    /// The decision about a request that could not be read, or not be decided about.
-    pub(in crate::rpc) fn refuse(&self, reason: Reason) -> Verdict {
-        self.refuse_on(reason, None)
+    /// The decision about a request that could not be read, or not be decided about; `route`, where it is known all
+    /// the same. What is wrong is for the log.
+    pub(in crate::rpc) fn refuse(&self, reason: Reason, route: Option<&Route>, what: impl Into<String>) -> Verdict {
+        self.conclude(refused(Refusal::new(reason).saying(what.into()), None), route)
     }
 
-    /// The same with what is wrong with the request, for the log.
-    pub(in crate::rpc) fn refuse_saying(&self, reason: Reason, detail: String) -> Verdict {
-        self.conclude(refused(Refusal::new(reason).saying(detail), None), None)
-    }
-
-    /// The same where the route is known.
-    pub(in crate::rpc) fn refuse_on(&self, reason: Reason, route: Option<&Route>) -> Verdict {
-        self.conclude(refused(Refusal::new(reason), None), route)
-    }
-
-    /// A request that a proxy did not describe as it has to, on a route that may be known; `what` is for the log.
-    pub(in crate::rpc) fn unreadable(&self, route: Option<&Route>, what: String) -> Verdict {
-        self.conclude(refused(Refusal::new(Reason::Unreadable).saying(what), None), route)
-    }
-
-    /// Whether an outage is told by a refusal of the same kind: for an error that is none.
+    /// The reason that an error is.
     pub(in crate::rpc) fn reason_of(error: &Error) -> Reason {
         match error.kind {
             ErrorKind::Unauthenticated | ErrorKind::RoleMissing => Reason::CallerRefused,
@@ -162,9 +148,17 @@ impl Decider {
 
     /// Counts and says what was decided; a dry run refuses nobody.
     fn conclude(&self, mut verdict: Verdict, route: Option<&Route>) -> Verdict {
-        // What somebody says of a route who may not ask about it counts for nothing.
-        let stranger = matches!(&verdict.conclusion, Conclusion::Refused(why) if why.reason() == Reason::CallerRefused);
-        verdict.dry_run = self.settings.dry_run || (!stranger && route.is_some_and(|route| route.dry_run));
+        let refused_for = match &verdict.conclusion {
+            Conclusion::Refused(refusal) => Some(refusal.reason()),
+            Conclusion::Key(_) | Conclusion::Anonymous => None,
+        };
+        verdict.dry_run = match refused_for {
+            // A dry run lets a request pass without an identity; this one would pass with one.
+            Some(Reason::SpoofedIdentity) => false,
+            // What somebody says of a route who may not ask about it counts for nothing.
+            Some(Reason::CallerRefused) => self.settings.dry_run,
+            _ => self.settings.dry_run || route.is_some_and(|route| route.dry_run),
+        };
         let decision = match &verdict.conclusion {
             Conclusion::Key(_) => Decision::Allowed,
             Conclusion::Anonymous => Decision::Anonymous,
@@ -211,7 +205,9 @@ impl Decider {
             return refused(Refusal::fault(&RouteFault::no_tokens()), Some(realm));
         }
         let Some(call) = call.filter(|call| call.principal.may(Right::Validate, realm)) else {
-            return refused(Refusal::new(Reason::CallerRefused), Some(realm));
+            let who = call.map_or("somebody unknown", |call| call.principal.name.as_str());
+            let what = format!("{who} may not validate keys of realm {realm}");
+            return refused(Refusal::new(Reason::CallerRefused).saying(what), Some(realm));
         };
         let (text, strip) = match self.settings.sources.find(asked.fields, asked.target) {
             Found::One(text, strip) => (text, strip),
@@ -221,7 +217,8 @@ impl Decider {
         };
         let required_scopes = match (&route.scopes, host) {
             (Some(scopes), _) => scopes.as_slice(),
-            (None, Some(host)) if route.realm.is_none() => host.scopes.as_slice(),
+            // A route that names the host's own realm does not lose the host's scopes by that.
+            (None, Some(host)) if *realm == host.realm => host.scopes.as_slice(),
             _ => &[],
         };
         let source_address =

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::identity::visible;
 use super::route::RouteFault;
 use crate::key::{Realm, Scope};
-use crate::service::Error;
 use crate::service::validate::Outcome;
+use crate::service::{Error, ErrorKind};
 
 /// Why a request may not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,11 +52,13 @@ pub(in crate::rpc) enum Reason {
     Unreadable,
     /// What the proxy sent is too large.
     TooLarge,
+    /// The client sent what an upstream may take for an identity, and nothing can take it away.
+    SpoofedIdentity,
 }
 
 impl Reason {
     /// How many there are.
-    pub(super) const COUNT: usize = 19;
+    pub(super) const COUNT: usize = 20;
     /// Every reason.
     pub(in crate::rpc) const ALL: [Self; Self::COUNT] = [
         Self::NoKey,
@@ -78,6 +80,7 @@ impl Reason {
         Self::RouteFault,
         Self::Unreadable,
         Self::TooLarge,
+        Self::SpoofedIdentity,
     ];
 
     /// Its name in metrics, logs and metadata.
@@ -103,6 +106,7 @@ impl Reason {
             Self::RouteFault => "route_fault",
             Self::Unreadable => "unreadable",
             Self::TooLarge => "too_large",
+            Self::SpoofedIdentity => "spoofed_identity",
         }
     }
 
@@ -172,6 +176,13 @@ impl Reason {
                 "its operator finds the reason in keyclasp's log",
             ),
             Self::Unreadable => (400, 16, "unreadable", "The request cannot be read", "send a well-formed request"),
+            Self::SpoofedIdentity => (
+                400,
+                16,
+                "spoofed-identity",
+                "The request claims an identity",
+                "send no header field that reads like one of x-keyclasp-*",
+            ),
             Self::TooLarge => (413, 8, "too-large", "The request is too large to be decided about", "send less"),
         }
     }
@@ -189,6 +200,8 @@ pub(in crate::rpc) struct Refusal {
     realm: Option<Realm>,
     missing: Vec<Scope>,
     retry_after: Option<Duration>,
+    /// Whether nobody could decide for a while only, as operators have to expect: a fault is none.
+    outage: bool,
     /// For the log alone.
     internal: String,
 }
@@ -196,7 +209,14 @@ pub(in crate::rpc) struct Refusal {
 impl Refusal {
     pub(in crate::rpc) fn new(reason: Reason) -> Self {
         let retry_after = matches!(reason, Reason::NoDecision | Reason::RateLimited).then_some(RETRY_AFTER);
-        Self { reason, realm: None, missing: Vec::new(), retry_after, internal: String::new() }
+        Self {
+            reason,
+            realm: None,
+            missing: Vec::new(),
+            retry_after,
+            outage: reason == Reason::NoDecision,
+            internal: String::new(),
+        }
     }
 
     /// For an outcome of a check that is not VALID.
@@ -228,6 +248,8 @@ impl Refusal {
     /// With what a failed use case says.
     pub(super) fn because(mut self, error: Error) -> Self {
         self.retry_after = error.retry_after.or(self.retry_after);
+        self.outage =
+            self.reason == Reason::NoDecision && !matches!(error.kind, ErrorKind::DataUnreadable | ErrorKind::Internal);
         self.internal = error.internal.unwrap_or(error.message);
         self
     }
@@ -254,6 +276,12 @@ impl Refusal {
     #[must_use]
     pub(in crate::rpc) const fn name(&self) -> &'static str {
         self.reason.row().2
+    }
+
+    /// Whether it is no fault of anybody, and over soon.
+    #[must_use]
+    pub(in crate::rpc) const fn is_outage(&self) -> bool {
+        self.outage
     }
 
     /// What the log is told beside the reason.
@@ -347,7 +375,7 @@ mod tests {
             (&[R::NoKey, R::Malformed, R::Unknown, R::WrongRealm][..], 401, 16),
             (&[R::Revoked, R::Expired, R::Suspended, R::NotYetValid, R::OwnerInactive], 401, 16),
             (&[R::MissingScope, R::AddressDenied, R::PrincipalDenied, R::CallerRefused, R::RouteFault], 403, 7),
-            (&[R::TwoKeys, R::Unreadable], 400, 16),
+            (&[R::TwoKeys, R::Unreadable, R::SpoofedIdentity], 400, 16),
             (&[R::TooLarge], 413, 8),
             (&[R::RateLimited], 429, 8),
             (&[R::NoDecision], 503, 14),
@@ -376,6 +404,18 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(body(reason) == body(Reason::NoKey), same.contains(&reason), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_fault_is_no_outage() {
+        for kind in ErrorKind::ALL {
+            let error = Error::new(kind, "x");
+            let refusal = Refusal::new(super::super::Decider::reason_of(&error)).because(error);
+            let expected = refusal.reason() == Reason::NoDecision
+                && !matches!(kind, ErrorKind::DataUnreadable | ErrorKind::Internal);
+            assert_eq!(refusal.is_outage(), expected, "{kind:?}");
+        }
+        assert!(Refusal::new(Reason::NoDecision).is_outage() && !Refusal::new(Reason::Unknown).is_outage());
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Worker {
             .http2()
             .timer(CoarseTimer::new())
             .max_concurrent_streams(limits.streams_per_connection)
-            .max_header_list_size(limits.header_bytes)
+            .max_header_list_size(limits.http2_header_bytes)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(config.keep_alive_interval)

@@ -218,6 +218,9 @@ impl Case {
         let realm = self.realm.map(Realm::parse).transpose().ok()?;
         let scopes = self.scopes.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty());
         let scopes: Vec<_> = scopes.map(Scope::parse).collect::<Result<_, _>>().ok()?;
+        if self.scopes.is_some() && scopes.is_empty() {
+            return None;
+        }
         let flag = |said: Option<&str>| match said {
             None | Some("false") => Some(false),
             Some("true") => Some(true),

@@ -106,7 +106,8 @@ fn what_traefik_refuses_it_passes_on_as_it_is() {
         ("relm=acme", vec![("X-API-Key", &key)], 403, "route-misconfigured"),
         ("", vec![("X-API-Key", &key)], 403, "route-misconfigured"),
         ("realm=acme&token=inject", vec![("X-API-Key", &key)], 403, "route-misconfigured"),
-        ("realm=acme", vec![("X-API-Key", &key), ("X_Keyclasp_Owner", "root")], 400, "unreadable"),
+        ("realm=acme", vec![("X-API-Key", &key), ("X_Keyclasp_Owner", "root")], 400, "spoofed-identity"),
+        ("realm=acme&dry_run=true", vec![("X.Keyclasp-Owner", "root")], 400, "spoofed-identity"),
     ] {
         let answer = traefik(&keyclasp, route, &fields);
         assert_eq!(

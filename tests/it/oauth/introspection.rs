@@ -183,6 +183,26 @@ fn a_caller_shows_its_token_by_basic_or_as_a_bearer() {
     assert_eq!(post(&server, INTROSPECT, None, &form).error(), (401, "invalid_client".to_owned()));
 }
 
+#[test]
+fn only_roles_that_validate_may_ask() {
+    let roles = ["validator", "issuer", "auditor", "keycloak", "admin"];
+    // `init` has made a caller that is called `admin`.
+    let one =
+        |role: &&str| super::caller([&format!("some {role}"), &format!("token-of-the-{role}")], role, r#"["acme"]"#);
+    let server = Keyclasp::set_up().toml(&roles.iter().map(one).collect::<String>()).start();
+    let (_, text) = key(&server, &json!({}));
+    for role in roles {
+        let headers = [super::FORM, ("authorization", &*format!("Bearer token-of-the-{role}"))];
+        let answer = send(server.listen(), "POST", INTROSPECT, &headers, format!("token={text}").as_bytes());
+        if ["validator", "admin"].contains(&role) {
+            assert_eq!(answer.json()["active"], true, "{role}: {answer:?}");
+        } else {
+            assert_eq!(answer.error(), (403, "insufficient_scope".to_owned()), "{role}");
+            assert!(!answer.body.contains("active"), "{role}: {answer:?}");
+        }
+    }
+}
+
 /// Basic is for OAuth: on the methods of the API it is no credential, whatever its connection showed before.
 #[test]
 fn basic_opens_nothing_else() {

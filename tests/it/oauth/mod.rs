@@ -31,12 +31,6 @@ const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded")
 
 /// With callers of its own.
 fn callers(setup: Setup) -> Setup {
-    let caller = |[name, token]: [&str; 2], role: &str, realms: &str| {
-        let digest = data_encoding::HEXLOWER.encode(&<sha2::Sha256 as sha2::Digest>::digest(token));
-        format!(
-            "[[callers]]\nname = \"{name}\"\ntoken_sha256 = \"{digest}\"\nroles = [\"{role}\"]\nrealms = {realms}\n"
-        )
-    };
     setup.toml(
         &[
             caller(RS, "validator", r#"["acme"]"#),
@@ -45,6 +39,12 @@ fn callers(setup: Setup) -> Setup {
         ]
         .concat(),
     )
+}
+
+/// The settings of a caller.
+fn caller([name, token]: [&str; 2], role: &str, realms: &str) -> String {
+    let digest = data_encoding::HEXLOWER.encode(&<sha2::Sha256 as sha2::Digest>::digest(token));
+    format!("[[callers]]\nname = \"{name}\"\ntoken_sha256 = \"{digest}\"\nroles = [\"{role}\"]\nrealms = {realms}\n")
 }
 
 fn started() -> Keyclasp {

@@ -163,17 +163,22 @@ impl Setting for TokenDigest {
     }
 
     fn example() -> String {
-        "\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"".to_owned()
+        // Of bytes that nobody kept.
+        "\"c6f2fbfcd97938d77f74b544bded8a98761768732ef9c5679d25b492da666aaf\"".to_owned()
     }
 
     fn parse(value: &Raw, _: &Path) -> Result<Self, Fault> {
         let remedy =
             "write 64 hexadecimal digits: `printf %s \"$TOKEN\" | sha256sum`; a token itself goes into token_file";
-        text(value)
+        let bytes: Option<[u8; 32]> = text(value)
             .and_then(|text| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok())
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or_else(|| Fault::with::<Self>(remedy))
+            .and_then(|bytes| bytes.try_into().ok());
+        let digest = bytes.ok_or_else(|| Fault::with::<Self>(remedy))?;
+        // What `sha256sum` says where $TOKEN is not set: whoever sends nothing would be that caller.
+        if Sha256::digest(b"")[..] == digest {
+            return Err(Fault::with::<Self>("it is that of the empty text: set TOKEN before you make the digest"));
+        }
+        Ok(Self(digest))
     }
 }
 

@@ -63,7 +63,9 @@ section! {
     /// The HTTP endpoint `/forward-auth`, which nginx, Traefik, Caddy and HAProxy ask. A route names its realm and
     /// scopes in the query that the proxy's configuration fixes.
     ["forward_auth"] pub(super) struct ForwardAuthSection {
-        /// Networks of the proxies that may ask: their address is all that they prove. Empty: the endpoint does not exist.
+        /// Networks of the proxies that may ask: their address is all that they prove. Empty: the endpoint does not
+        /// exist. A proxy that publishes keyclasp itself must not be one of them, or must not pass `/forward-auth` on:
+        /// its clients would ask in its name.
         peers: Networks = [],
         /// Proxies before those that ask: the client is the rightmost entry of X-Forwarded-For that is none of them.
         trusted_proxies: Networks = [],

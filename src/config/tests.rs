@@ -313,6 +313,8 @@ fn callers_that_make_no_sense_are_refused() {
     one(&caller(&format!("{full}\ncaps = {{ owners = [\"me\"] }}")), "callers.caps.owners is not");
     one(&caller(&format!("{full}\ncaps = {{ scope = [] }}")), "callers.caps.scope is not a setting");
     one(&caller(&full.replace(DIGEST, "secret")), "64 hexadecimal digits");
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    one(&caller(&full.replace(DIGEST, empty)), "the empty text");
     let twice = problems(&format!("{0}{0}", caller(&full)), &[]);
     assert_eq!(twice.len(), 2);
     assert!(twice.iter().all(|said| said.starts_with("keyclasp.toml:6: callers")), "{twice:?}");

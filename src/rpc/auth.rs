@@ -120,7 +120,9 @@ impl TokenDigest {
     /// When it is anything else. The message does not hold the text: it might be the token itself.
     pub fn parse(text: &str) -> Result<Self, NotADigest> {
         let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| NotADigest)?;
-        Ok(Self(bytes.try_into().map_err(|_| NotADigest)?))
+        let digest = Self(bytes.try_into().map_err(|_| NotADigest)?);
+        // Nobody has the empty token.
+        if digest == Self::of(b"") { Err(NotADigest) } else { Ok(digest) }
     }
 
     /// Where to look for it. The digest of what a stranger sends tells them nothing by its timing
@@ -407,6 +409,8 @@ mod tests {
     fn a_digest_is_what_sha256sum_prints() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(TokenDigest::parse(abc), Ok(TokenDigest::of(b"abc")));
+        let empty = data_encoding::HEXLOWER.encode(&Sha256::digest(b""));
+        assert_eq!(TokenDigest::parse(&empty), Err(NotADigest));
         assert_eq!(TokenDigest::parse(&abc.to_uppercase()), Ok(TokenDigest::of(b"abc")));
         for wrong in ["", "abc", &abc[1..], &format!("{abc}00"), &abc.replace('b', "g")] {
             assert_eq!(TokenDigest::parse(wrong), Err(NotADigest), "{wrong}");

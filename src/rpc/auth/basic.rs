@@ -44,7 +44,11 @@ impl Credentials {
     fn holder<'a>(&self, authenticator: &'a Authenticator) -> Option<&'a Arc<Principal>> {
         let colon = self.sent.iter().position(|byte| *byte == b':')?;
         let (name, token) = (self.sent.get(..colon)?, self.sent.get(colon + 1..)?);
+        // Nobody has the empty token, whatever is configured.
         let holder = |name: &[u8], token: &[u8]| {
+            if token.is_empty() {
+                return None;
+            }
             let principal = authenticator.holder(&TokenDigest::of(token))?;
             (principal.name.as_str().as_bytes() == name).then_some(principal)
         };
@@ -140,6 +144,12 @@ mod tests {
         for credentials in ["rs:a+b%2Bc:d", "rs:a%2Bb%252Bc%3Ad", "r%73:a%2Bb%252Bc:d"] {
             assert!(called(&authenticator, &[value(encoded(credentials.as_bytes()))]).is_ok(), "{credentials}");
         }
+    }
+
+    #[test]
+    fn nobody_has_the_empty_token() {
+        let authenticator = Authenticator::new([binding("rs", "")]).unwrap();
+        assert!(called(&authenticator, &[value(encoded(b"rs:"))]).is_err());
     }
 
     #[test]

@@ -204,7 +204,12 @@ impl Sources {
     fn cookie<'a>(&self, value: &'a [u8], search: &mut Search<'a>) {
         for pair in value.split(|byte| *byte == b';').map(trimmed).filter(|pair| !pair.is_empty()) {
             let (name, text) = split_pair(pair);
-            if self.cookies.iter().any(|known| known.as_bytes() == name) {
+            let is_known = |name: &[u8]| self.cookies.iter().any(|known| known.as_bytes() == name);
+            // Envoy joins the Cookie fields of HTTP/1.1 by commas, which are no part of a cookie (RFC 6265, section
+            // 4.1.1), but which upstreams take for one: whose value the key is, depends on who reads it.
+            let joined = pair.split(|byte| *byte == b',').skip(1);
+            search.several |= joined.into_iter().any(|piece| is_known(split_pair(trimmed(piece)).0));
+            if is_known(name) {
                 let bare = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
                 search.add(COOKIE, Text::Sent(bare));
             } else {
@@ -282,8 +287,11 @@ impl<'a> Search<'a> {
     }
 
     fn found(self) -> Found {
+        if self.several {
+            return Found::Several;
+        }
         let Some(text) = self.text else { return Found::None };
-        if self.several || (self.other_authorization && self.headers.contains(&AUTHORIZATION)) {
+        if self.other_authorization && self.headers.contains(&AUTHORIZATION) {
             return Found::Several;
         }
         let cookie = if !self.headers.contains(&COOKIE) {
@@ -446,6 +454,9 @@ mod tests {
             (vec![("x-api-key", &a)], &format!("/?api_key={b}")),
             (vec![], &format!("/?api_key={a}&api_key={b}")),
             (vec![("cookie", &format!("key={a}; key={b}"))], "/"),
+            (vec![("cookie", &format!("a=b,key={a}"))], "/"),
+            (vec![("cookie", &format!("c=d; a=b, key={a}"))], "/"),
+            (vec![("cookie", &format!("key={a},key={a}"))], "/"),
             (vec![("cookie", &format!("key={a}")), ("cookie", &format!("key={b}"))], "/"),
         ] {
             assert_eq!(find(&all(), &fields, target), "several", "{fields:?} {target}");

@@ -161,3 +161,19 @@ fn bytes_that_are_no_text_make_no_key_and_no_harm() {
         assert_eq!(http1::send_bytes(envoy.listen(), "GET", "/", other, b"").status, 200);
     }
 }
+
+/// Envoy joins the Cookie fields of HTTP/1.1 by commas in `headers`, which leaves open whose value the key is;
+/// `header_map` has each as it came.
+#[test]
+fn a_cookie_field_of_its_own_for_the_key_is_refused_where_envoy_joins_them() {
+    let rig = Rig::shared();
+    let key = rig.key(&[]);
+    let cookie = format!("session_key={}", key.text);
+    for headers in [[("cookie", "a=1"), ("cookie", &cookie)], [("cookie", "a=1; b=2"), ("cookie", &cookie)]] {
+        let answer = http1::get(rig.envoy().listen(), "/", &headers);
+        super::assert_refused(400, &answer);
+        assert_eq!(problem(&answer), "two-keys");
+        let seen = passed(rig.raw().listen(), "/", &headers);
+        assert!(seen.all("cookie").iter().all(|cookie| !cookie.contains("session_key")), "{:?}", seen.all("cookie"));
+    }
+}

@@ -1,7 +1,7 @@
 -- Asks keyclasp whether a request may pass, and what the upstream shall know. For `http-request lua.keyclasp`,
 -- with what the key has to be in the variable txn.keyclasp_route. Sets txn.keyclasp_allowed, or answers.
 
-local keyclasp = "http://127.0.0.1:7413/forward-auth?"
+local keyclasp = "http://127.0.0.1:7413/forward-auth?style=haproxy&"
 local timeout = 2000
 
 local identity = {
@@ -52,6 +52,12 @@ core.register_action("keyclasp", { "http-req" }, function(txn)
         for _, name in ipairs(holders) do
             if not string.find(keep, ", " .. name .. ",", 1, true) then txn.http:req_del_header(name) end
         end
+        if not string.find(keep, ", cookie,", 1, true) then
+            local others = told("x-keyclasp-cookie")
+            if others then txn.http:req_set_header("cookie", others) else txn.http:req_del_header("cookie") end
+        end
+        local target = told("x-keyclasp-uri")
+        if target then txn.http:req_set_uri(target) end
         txn:set_var("txn.keyclasp_allowed", true)
     elseif answer and told("content-type") == "application/problem+json" then
         local reply = txn:reply({ status = answer.status, body = answer.body or "" })

@@ -6,7 +6,6 @@
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tonic::body::Body;
@@ -36,8 +35,8 @@ const LONGEST_TOLD: usize = 2048;
 const HOLDERS: [HeaderName; 3] =
     [AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
-/// The answer to the proxy that sent `head`; None where that is not known any more.
-pub(super) fn answer(verdict: &Verdict, style: Style, head: Option<&Parts>) -> Response<Body> {
+/// The answer to the proxy whose question had the header `head`; None where that is not known any more.
+pub(super) fn answer(verdict: &Verdict, style: Style, head: Option<&HeaderMap>) -> Response<Body> {
     if let Conclusion::Refused(refusal) = &verdict.conclusion {
         return refused(refusal, style);
     }
@@ -70,14 +69,14 @@ pub(super) fn answer(verdict: &Verdict, style: Style, head: Option<&Parts>) -> R
     response
 }
 
-fn keep(verdict: &Verdict, style: Style, head: &Parts, answer: &mut HeaderMap) {
+fn keep(verdict: &Verdict, style: Style, head: &HeaderMap, answer: &mut HeaderMap) {
     let stays = |name: &HeaderName| {
         let stripped = match &verdict.strip.cookie {
             _ if *name != COOKIE => verdict.strip.headers.contains(&name.as_str()),
             StripCookie::Keep => false,
             StripCookie::Remove | StripCookie::Replace(_) => true,
         };
-        head.headers.contains_key(name) && !stripped
+        head.contains_key(name) && !stripped
     };
     let kept: Vec<_> = HOLDERS.into_iter().chain([COOKIE]).filter(stays).collect();
     let names: Vec<_> = kept.iter().map(HeaderName::as_str).collect();
@@ -86,7 +85,7 @@ fn keep(verdict: &Verdict, style: Style, head: &Parts, answer: &mut HeaderMap) {
     }
     if style.takes_fields_from_the_answer() {
         for name in &kept {
-            for value in head.headers.get_all(name) {
+            for value in head.get_all(name) {
                 answer.append(name, value.clone());
             }
         }
@@ -101,7 +100,7 @@ fn keep(verdict: &Verdict, style: Style, head: &Parts, answer: &mut HeaderMap) {
         answer.insert(COOKIES, rest);
     }
     if !verdict.strip.query.is_empty()
-        && let Ok(original) = style.read(&head.headers)
+        && let Ok(original) = style.read(head)
         && let Ok(target) = HeaderValue::from_bytes(&without(original.target, &verdict.strip.query))
     {
         answer.insert(TARGET, target);
@@ -156,12 +155,12 @@ mod tests {
     use super::*;
     use crate::rpc::proxy::{Reason, Strip};
 
-    fn head(fields: &[(&str, &str)]) -> Parts {
+    fn head(fields: &[(&str, &str)]) -> HeaderMap {
         let mut request = Request::builder();
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap().into_parts().0.headers
     }
 
     fn verdict(conclusion: Conclusion, strip: Strip) -> Verdict {

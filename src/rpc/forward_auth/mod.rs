@@ -12,7 +12,7 @@ mod style;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Response, StatusCode, Uri};
+use http::{HeaderMap, Response, StatusCode, Uri};
 use tonic::body::Body;
 
 use self::answer::answer;
@@ -57,22 +57,35 @@ impl Handler for ForwardAuth {
         Box::pin(async move {
             let (style, route) = read_query(asked.head.uri.query());
             let verdict = this.decide(&asked.head, &asked.caller, style, route).await;
-            answer(&verdict, style, Some(&asked.head))
+            answer(&verdict, style, Some(&asked.head.headers))
         })
     }
 
     fn refuse(&self, uri: &Uri, unserved: &Unserved) -> Response<Body> {
+        self.unserved(uri, None, unserved)
+    }
+
+    fn refuse_asked(&self, uri: &Uri, headers: &HeaderMap, unserved: &Unserved) -> Response<Body> {
+        self.unserved(uri, Some(headers), unserved)
+    }
+
+    fn keeps_headers(&self, uri: &Uri) -> bool {
+        // A dry run, which may be this process's own choice, takes nothing away, whatever failed.
+        read_query(uri.query()).0.takes_fields_from_the_answer()
+    }
+}
+
+impl ForwardAuth {
+    fn unserved(&self, uri: &Uri, headers: Option<&HeaderMap>, unserved: &Unserved) -> Response<Body> {
         let reason = match unserved.status {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Reason::CallerRefused,
             status if status.is_client_error() => Reason::Unreadable,
             _ => Reason::NoDecision,
         };
         let (style, route) = read_query(uri.query());
-        answer(&self.decider.refuse(reason, route.ok().as_ref(), unserved.error.message.as_str()), style, None)
+        answer(&self.decider.refuse(reason, route.ok().as_ref(), unserved.error.message.as_str()), style, headers)
     }
-}
 
-impl ForwardAuth {
     async fn decide(&self, head: &Parts, caller: &Caller, style: Style, route: Result<Route, RouteFault>) -> Verdict {
         let fields: Vec<_> = head
             .headers
@@ -104,7 +117,11 @@ impl ForwardAuth {
             host: b"",
             route,
         };
-        self.decider.decide(call, &asked).await
+        let verdict = self.decider.decide(call, &asked).await;
+        match style.cannot_take_away(&verdict.strip) {
+            Some(what) => self.decider.refuse(Reason::Unreadable, asked.route.as_ref().ok(), what),
+            None => verdict,
+        }
     }
 }
 

@@ -7,14 +7,16 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 
-use crate::rpc::proxy::read_address;
+use crate::rpc::proxy::{Strip, StripCookie, read_address};
 
 /// A kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Style {
-    /// X-Forwarded-Method, -Uri, -Host and -For: Caddy, HAProxy.
+    /// X-Forwarded-Method, -Uri, -Host and -For: Caddy.
     #[default]
     Forwarded,
+    /// The same, for HAProxy, whose script changes queries and cookies too.
+    HaProxy,
     /// The same, for Traefik, which can take a field away from a request only by taking it from the answer.
     Traefik,
     /// X-Original-Method, X-Original-URI and X-Real-IP, and no other answer than 200, 401 and 403.
@@ -45,11 +47,12 @@ pub(super) enum Unreadable {
 }
 
 impl Style {
-    const ALL: [Self; 3] = [Self::Forwarded, Self::Traefik, Self::Nginx];
+    const ALL: [Self; 4] = [Self::Forwarded, Self::HaProxy, Self::Traefik, Self::Nginx];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
+            Self::HaProxy => "haproxy",
             Self::Traefik => "traefik",
             Self::Nginx => "nginx",
         }
@@ -73,10 +76,30 @@ impl Style {
         matches!(self, Self::Traefik)
     }
 
+    /// Why a request must not pass whose key stands where this proxy cannot take it away: it would go on to the upstream.
+    pub(super) fn cannot_take_away(self, key: &Strip) -> Option<&'static str> {
+        let (query, cookie) = match self {
+            Self::Forwarded => (false, false),
+            Self::Traefik => (false, true),
+            Self::HaProxy | Self::Nginx => (true, true),
+        };
+        if !query && !key.query.is_empty() {
+            Some(
+                "the key stands in the query, from where this proxy cannot take it; take `query:` out of proxy.sources",
+            )
+        } else if !cookie && key.cookie != StripCookie::Keep {
+            Some(
+                "the key stands in a cookie, from where this proxy cannot take it; take `cookie:` out of proxy.sources",
+            )
+        } else {
+            None
+        }
+    }
+
     /// What the proxy says.
     pub(super) fn read(self, headers: &HeaderMap) -> Result<Original<'_>, Unreadable> {
         let (method, target_name, host, address) = match self {
-            Self::Forwarded | Self::Traefik => {
+            Self::Forwarded | Self::HaProxy | Self::Traefik => {
                 ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-for")
             }
             Self::Nginx => ("x-original-method", "x-original-uri", "x-original-host", "x-real-ip"),
@@ -138,9 +161,12 @@ mod tests {
 
     #[test]
     fn each_proxy_is_read_by_its_own_fields() {
-        for (style, fields) in
-            [(Style::Forwarded, &FORWARDED[..]), (Style::Traefik, &FORWARDED), (Style::Nginx, &NGINX)]
-        {
+        for (style, fields) in [
+            (Style::Forwarded, &FORWARDED[..]),
+            (Style::Traefik, &FORWARDED),
+            (Style::HaProxy, &FORWARDED),
+            (Style::Nginx, &NGINX),
+        ] {
             let headers = headers(fields);
             let original = style.read(&headers).unwrap();
             assert_eq!((original.target, original.address), (&b"/a?b=c"[..], Some("192.0.2.7".parse().unwrap())));
@@ -191,9 +217,29 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_cannot_be_taken_away_does_not_pass() {
+        let header = Strip { headers: vec!["x-api-key"], ..Strip::default() };
+        let query = Strip { query: vec!["key".to_owned()], ..Strip::default() };
+        let cookies = [StripCookie::Remove, StripCookie::Replace(b"a=b".to_vec())];
+        for (style, in_query, in_cookie) in [
+            (Style::Forwarded, false, false),
+            (Style::Traefik, false, true),
+            (Style::HaProxy, true, true),
+            (Style::Nginx, true, true),
+        ] {
+            assert_eq!(style.cannot_take_away(&header), None);
+            assert_eq!(style.cannot_take_away(&query).is_none(), in_query, "{style:?}");
+            for cookie in cookies.clone() {
+                let strip = Strip { cookie, ..Strip::default() };
+                assert_eq!(style.cannot_take_away(&strip).is_none(), in_cookie, "{style:?}");
+            }
+        }
+    }
+
+    #[test]
     fn styles_have_names() {
         assert!(Style::ALL.into_iter().all(|style| Style::parse(style.name()) == Some(style)));
         assert_eq!(Style::parse("Nginx"), None);
-        assert_eq!(Style::names(), "forwarded, traefik, nginx");
+        assert_eq!(Style::names(), "forwarded, haproxy, traefik, nginx");
     }
 }

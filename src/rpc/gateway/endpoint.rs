@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tonic::body::Body;
@@ -43,6 +43,16 @@ pub trait Handler: Send + Sync + 'static {
     /// What is answered where the gateway does not let a request through, or its answer failed: the status is a
     /// proposal. The gateway adds `Allow` and `Retry-After`. `uri` holds the query.
     fn refuse(&self, uri: &Uri, unserved: &Unserved) -> Response<Body>;
+
+    /// The same where the request's header is known.
+    fn refuse_asked(&self, uri: &Uri, _headers: &HeaderMap, unserved: &Unserved) -> Response<Body> {
+        self.refuse(uri, unserved)
+    }
+
+    /// Whether the header has to be known also when an answer failed. That takes a copy of it for each request.
+    fn keeps_headers(&self, _uri: &Uri) -> bool {
+        false
+    }
 }
 
 /// A request that passed the gateway. Its query, header and body may hold secrets: none of them is printed.
@@ -143,8 +153,11 @@ impl Served {
         Self { endpoint, counts }
     }
 
-    fn refuse(&self, uri: &Uri, unserved: &Unserved) -> Response<Body> {
-        let mut response = self.endpoint.handler.refuse(uri, unserved);
+    fn refuse(&self, uri: &Uri, headers: Option<&HeaderMap>, unserved: &Unserved) -> Response<Body> {
+        let mut response = match headers {
+            Some(headers) => self.endpoint.handler.refuse_asked(uri, headers, unserved),
+            None => self.endpoint.handler.refuse(uri, unserved),
+        };
         let headers = response.headers_mut();
         if let Some(after) = unserved.error.retry_after {
             // Whole seconds, never zero (RFC 9110, section 10.2.3).
@@ -235,7 +248,7 @@ pub(super) fn answer(
     let (caller, mut ticket) = match admitted {
         Ok(admitted) => admitted,
         Err(unserved) => {
-            let response = served.refuse(request.uri(), &unserved);
+            let response = served.refuse(request.uri(), Some(request.headers()), &unserved);
             count(peer, &served.counts, started, &response);
             return Box::pin(std::future::ready(finished(response, head)));
         }
@@ -245,12 +258,14 @@ pub(super) fn answer(
     let served = Arc::clone(served);
     Box::pin(async move {
         let uri = request.uri().clone();
+        let headers = served.endpoint.handler.keeps_headers(&uri).then(|| request.headers().clone());
+        let refuse = |unserved: &Unserved| served.refuse(&uri, headers.as_ref(), unserved);
         let work = unpanicked(work(&served, caller, request, started.saturating_add(budget), message_time));
         let response = match within(ticket.left(budget), work).await {
             Ok(Some(Ok(response))) => response,
-            Ok(Some(Err(unserved))) => served.refuse(&uri, &unserved),
-            Ok(None) => served.refuse(&uri, &panicked(&served.endpoint.path)),
-            Err(Late) => served.refuse(&uri, &too_late()),
+            Ok(Some(Err(unserved))) => refuse(&unserved),
+            Ok(None) => refuse(&panicked(&served.endpoint.path)),
+            Err(Late) => refuse(&too_late()),
         };
         ticket.count(&response);
         finished(response, head)

@@ -2,7 +2,7 @@
 //! requests here are written as Traefik 3 writes them (its pkg/middlewares/auth/forward.go).
 
 use keyclasp::key::Cidrs;
-use keyclasp::rpc::proxy::Settings;
+use keyclasp::rpc::proxy::{Settings, Source, Sources};
 
 use super::parts::{Answer, Keyclasp, ask};
 
@@ -35,7 +35,7 @@ fn goes_on<'a>(answer: &'a Answer, sent: &[(&'a str, &'a str)]) -> Vec<(String, 
         .map_while(|line| line.trim().strip_prefix("- "))
         .map(str::to_lowercase)
         .collect();
-    assert!(named.len() >= 8, "docs/TRAEFIK.md: {named:?}");
+    assert!(named.len() >= 9, "docs/TRAEFIK.md: {named:?}");
     let stays = sent.iter().map(|(name, value)| (name.to_lowercase(), (*value).to_owned()));
     let mut goes_on: Vec<_> = stays.filter(|(name, _)| !named.contains(name)).collect();
     goes_on.extend(named.iter().filter_map(|name| Some((name.clone(), answer.field(name)?.to_owned()))));
@@ -82,11 +82,12 @@ fn traefik_passes_on_what_is_no_key_and_takes_away_what_is() {
         (vec![("Authorization", jwt), ("X-API-Key", &key), ("Accept", "*/*")], &["authorization", "accept"][..]),
         (vec![("Authorization", mine.as_str()), ("Accept", "*/*")], &["accept"]),
         (vec![("API-Key", &key), ("X-Keyclasp-Owner", "root"), ("X-Keyclasp-Scopes", "admin")], &[]),
+        (vec![("API-Key", &key), ("Cookie", "a=b")], &["cookie"]),
     ] {
         let answer = traefik(&keyclasp, "realm=acme&scopes=orders:write", &sent);
         assert_eq!(answer.status, 200, "{answer:?}");
         let upstream = goes_on(&answer, &sent);
-        for name in ["authorization", "x-api-key", "api-key", "accept"] {
+        for name in ["authorization", "x-api-key", "api-key", "accept", "cookie"] {
             assert_eq!(has(&upstream, name), stays.contains(&name), "{name}: {upstream:?}");
         }
         assert!(upstream.contains(&("x-keyclasp-owner".to_owned(), "ada%20lovelace".to_owned())), "{upstream:?}");
@@ -198,5 +199,36 @@ fn every_method_and_any_body_may_ask() {
         let answer = ask(keyclasp.address, verb, "/forward-auth?realm=acme", &fields, &"x".repeat(100_000));
         assert_eq!(answer.status, 200, "{verb}: {answer:?}");
         assert_eq!(answer.field("cache-control"), Some("no-store"));
+    }
+}
+
+#[test]
+fn a_key_that_traefik_cannot_take_away_does_not_pass() {
+    let sources = ["query:api_key", "cookie:key"].map(|source| Source::parse(source).unwrap());
+    let settings = Settings { sources: Sources::new(sources), ..Settings::default() };
+    let keyclasp = Keyclasp::start(LOOPBACK, settings);
+    let (_, key) = keyclasp.key("acme", &[], &[]);
+    let uri = format!("/orders/1?api_key={key}");
+    let fields = [&TRAEFIK[..6], &[("X-Forwarded-Uri", uri.as_str())]].concat();
+    let answer = ask(keyclasp.address, "GET", "/forward-auth?style=traefik&realm=acme", &fields, "");
+    assert_eq!((answer.status, answer.json()["type"].as_str()), (400, Some("urn:keyclasp:problem:unreadable")));
+    // Cookies it takes from the answer.
+    let cookie = format!("a=b; key={key}");
+    let sent = [("Cookie", cookie.as_str())];
+    let answer = traefik(&keyclasp, "realm=acme", &sent);
+    assert!(goes_on(&answer, &sent).contains(&("cookie".to_owned(), "a=b".to_owned())), "{answer:?}");
+}
+
+#[test]
+fn a_dry_run_takes_nothing_away_from_traefik_either_whatever_failed() {
+    // Nobody may ask, and nobody is refused.
+    let settings = Settings { dry_run: true, ..Settings::default() };
+    let keyclasp = Keyclasp::start(&["192.0.2.0/24"], settings);
+    let sent = [("Authorization", "Basic bWU6cHc="), ("X-API-Key", "k"), ("Cookie", "a=b")];
+    let answer = traefik(&keyclasp, "realm=acme", &sent);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let upstream = goes_on(&answer, &sent);
+    for (name, value) in sent {
+        assert!(upstream.contains(&(name.to_lowercase(), value.to_owned())), "{name}: {upstream:?}");
     }
 }

@@ -31,6 +31,7 @@ impl Kind {
                 ("nginx.conf", include_str!("../../../examples/nginx/nginx.conf")),
                 ("keyclasp.conf", include_str!("../../../examples/nginx/keyclasp.conf")),
                 ("keyclasp-server.conf", include_str!("../../../examples/nginx/keyclasp-server.conf")),
+                ("keyclasp-upstream.conf", include_str!("../../../examples/nginx/keyclasp-upstream.conf")),
                 ("keyclasp-ask.conf", include_str!("../../../examples/nginx/keyclasp-ask.conf")),
             ],
             Self::Caddy => &[("Caddyfile", include_str!("../../../examples/caddy/Caddyfile"))],

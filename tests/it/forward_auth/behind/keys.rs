@@ -16,6 +16,7 @@ behind! {
     every_method_is_asked_about_and_bodies_pass,
     the_upstreams_own_errors_are_not_ours,
     a_key_that_is_bound_to_networks_counts_by_who_is_connected,
+    a_key_with_very_many_scopes_passes,
 }
 
 fn a_good_key_reaches_the_upstream_as_its_owner_and_goes_no_further(kind: Kind) {
@@ -145,6 +146,43 @@ fn a_key_that_is_bound_to_networks_counts_by_who_is_connected(kind: Kind) {
     let (_, far) = site.keyclasp.key("acme", &[], &["192.0.2.0/24"]);
     assert!(site.get("/", &[("X-API-Key", &near)]).reached());
     refused(&site.get("/", &[("X-API-Key", &far)]), 403, "address-denied");
+}
+
+fn a_key_with_very_many_scopes_passes(kind: Kind) {
+    let site = Site::start(kind);
+    let scopes: Vec<_> = (0..40).map(|number| format!("{}:a{number}", "x".repeat(90))).collect();
+    let scopes: Vec<_> = scopes.iter().map(String::as_str).collect();
+    let (_, key) = site.keyclasp.key("acme", &scopes, &[]);
+    let answer = site.get("/", &[("X-API-Key", &key)]);
+    let arrived: Vec<_> = answer.upstream("x-keyclasp-scopes").unwrap().split(' ').collect();
+    assert_eq!(arrived.len(), scopes.len(), "{answer:?}");
+    refused(&site.get("/orders/", &[("X-API-Key", &key)]), 403, "missing-scope");
+}
+
+fn query_and_cookie() -> Settings {
+    let sources = ["query:api_key", "cookie:key", "x-api-key"].map(|source| Source::parse(source).unwrap());
+    Settings { sources: Sources::new(sources), ..Settings::default() }
+}
+
+#[test]
+fn haproxy_takes_keys_out_of_cookies_and_queries() {
+    let site = Site::with(Kind::HaProxy, query_and_cookie(), |_, text| text);
+    let (_, key) = site.keyclasp.key("acme", &[], &[]);
+    let answer = site.get(&format!("/a?b=c&api_key={key}&d"), &[("Cookie", "x=y")]);
+    assert_eq!((answer.target(), answer.upstream("cookie")), ("/a?b=c&d", Some("x=y")));
+    let answer = site.get("/a?b=c", &[("Cookie", &format!("x=y; key={key}; z=1"))]);
+    assert_eq!((answer.target(), answer.upstream("cookie")), ("/a?b=c", Some("x=y; z=1")));
+    let answer = site.get("/a", &[("Cookie", &format!("key={key}"))]);
+    assert_eq!(answer.upstream("cookie"), None, "{answer:?}");
+}
+
+#[test]
+fn caddy_cannot_take_keys_out_of_cookies_and_queries_and_they_do_not_pass() {
+    let site = Site::with(Kind::Caddy, query_and_cookie(), |_, text| text);
+    let (_, key) = site.keyclasp.key("acme", &[], &[]);
+    refused(&site.get(&format!("/a?api_key={key}"), &[]), 400, "unreadable");
+    refused(&site.get("/a", &[("Cookie", &format!("x=y; key={key}"))]), 400, "unreadable");
+    assert_eq!(site.get("/a?b", &[("Cookie", "x=y"), ("X-API-Key", &key)]).upstream("cookie"), Some("x=y"));
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn spring_security_takes_a_key_for_an_opaque_token() {
         assert_eq!(refused, "refused Provided token isn't active");
     }
     done(&server, "KeyService/RevokeKey", &json!({"id": id}));
-    assert_eq!(spring(WIDE, &[text.clone()]), ["refused Provided token isn't active"]);
+    assert_eq!(spring(WIDE, std::slice::from_ref(&text)), ["refused Provided token isn't active"]);
     let failed = spring([WIDE[0], "wrong"], &[text]);
     assert!(failed.len() == 1 && failed[0].starts_with("failed 401"), "{failed:?}");
 }

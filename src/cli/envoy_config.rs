@@ -28,7 +28,7 @@ pub(super) struct EnvoyConfig {
     /// A scope that every request needs; repeat for more. Routes can say others.
     #[arg(long = "scope", value_name = "SCOPE", value_parser = scope)]
     scopes: Vec<Scope>,
-    /// An origin whose pages may call from a browser (CORS), such as https://app.example; repeat for more.
+    /// An origin whose pages may call from a browser (CORS), such as `https://app.example`; repeat for more.
     #[arg(long = "allow-origin", value_name = "ORIGIN")]
     origins: Vec<String>,
     /// Has Envoy pass header values on as they are, also where they are no UTF-8.

@@ -44,7 +44,7 @@ fn the_parts_that_are_printed_are_those_of_the_whole() {
     let mut found = vec!["http_filters", "typed_per_filter_config", "routes", "clusters"];
     let first = |sequence: &Value, count: usize| Value::Sequence(sequence.as_sequence().unwrap()[..count].to_vec());
     // Behind ours come those of whoever takes the parts.
-    assert_eq!(parts["http_filters"], first(&manager["http_filters"], 2));
+    assert_eq!(parts["http_filters"], first(&manager["http_filters"], 3));
     let host = &manager["route_config"]["virtual_hosts"][0];
     assert_eq!(parts["typed_per_filter_config"], host["typed_per_filter_config"]);
     assert_eq!(parts["routes"], first(&host["routes"], 2));

@@ -1,8 +1,11 @@
 //! What routes, virtual hosts and keyclasp's own configuration say of realm and scopes.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::json;
 
 use super::{Rig, problem};
+use crate::support::http1;
 
 #[test]
 fn a_route_adds_to_what_its_virtual_host_says_name_by_name() {
@@ -38,6 +41,46 @@ fn a_path_has_one_spelling_so_that_no_route_is_passed_by() {
     // An encoded slash is sent back to be asked for by its plain name.
     let answer = rig.get("/x%2f..%2freports", &[("api-key", &key.text)]);
     assert!(matches!(answer.status, 307 | 403), "{answer:?}");
+}
+
+#[test]
+fn path_parameters_do_not_lead_around_a_route() {
+    let rig = Rig::shared();
+    let key = rig.key(&[]);
+    let headers = [("api-key", key.text.as_str())];
+    for path in [
+        "/reports;x",
+        "/reports;x/1",
+        "/reports%3bx",
+        "/reports%3Bx/1",
+        "/;x/reports",
+        "/a/%2e%2e;/reports",
+        "/healthz;x",
+        "/x;",
+    ] {
+        let answer = rig.get(path, &headers);
+        assert_eq!(answer.status, 403, "{path}: {answer:?}");
+        assert!(answer.text().contains("access denied"), "{path}: {answer:?}");
+    }
+    // Envoy knows this one.
+    assert_eq!(problem(&rig.refuses(403, "/a/..;/reports", &headers)), "missing-scope");
+    // Beside bytes that are no text, too.
+    let address = rig.envoy().listen();
+    for path in [&b"/reports;\xff"[..], b"/\xff;/../reports;x", b"/reports;\xc3"] {
+        let target = [b"GET ", path, b" HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\napi-key: "].concat();
+        let mut stream = http1::connect(address);
+        stream.write_all(&[&target, key.text.as_bytes(), b"\r\n\r\n"].concat()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 403 ") || answer.starts_with("HTTP/1.1 400 "), "{path:?}: {answer}");
+    }
+    // A query may have them.
+    for target in ["/x?a=1;b=2", "/x?a=%3b", "/x?/reports;x"] {
+        assert_eq!(rig.passes(target, &headers).target(), target);
+    }
+    let with = rig.key(&["reports:read"]);
+    rig.passes("/reports?a;b", &[("api-key", &with.text)]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{Key, Rig, Seen, passed};
 use crate::support::envoy::Envoy;
 
 /// What a client sends to be taken for somebody else.
-const SPOOFED: [(&str, &str); 9] = [
+const SPOOFED: [(&str, &str); 13] = [
     ("x-keyclasp-owner", "root"),
     ("X-Keyclasp-Owner", "root"),
     ("x_keyclasp_owner", "root"),
@@ -16,6 +16,10 @@ const SPOOFED: [(&str, &str); 9] = [
     ("X_KEYCLASP_KEY_ID", "1"),
     ("x-keyclasp-realm", "master"),
     ("x-keyclasp-scopes", "*"),
+    ("X.Keyclasp.Owner", "root"),
+    ("x.keyclasp-owner.kind", "user"),
+    ("x!keyclasp~key|id", "1"),
+    ("x-keyclasp.scopes", "*"),
 ];
 
 const IDENTITY: [&str; 5] =

@@ -211,7 +211,9 @@ impl Seen {
     /// The names of all headers that somebody could take for an identity.
     fn identities(&self) -> Vec<&str> {
         let headers = self.0["headers"].as_array().unwrap().iter().map(|header| header[0].as_str().unwrap());
-        let mut names: Vec<_> = headers.filter(|name| name.replace('_', "-").starts_with("x-keyclasp-")).collect();
+        let claims =
+            |name: &&str| name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-").starts_with("x-keyclasp-");
+        let mut names: Vec<_> = headers.filter(claims).collect();
         names.sort_unstable();
         names
     }

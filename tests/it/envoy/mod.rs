@@ -13,6 +13,7 @@ mod refusals;
 mod rolling;
 mod routes;
 mod sources;
+mod tracing;
 mod traffic;
 
 use std::net::SocketAddr;

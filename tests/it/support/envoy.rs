@@ -52,6 +52,21 @@ impl Config {
         clusters.iter_mut().find(|cluster| cluster["name"] == name).unwrap()
     }
 
+    /// With a cluster that has one endpoint, spoken to in HTTP/2.
+    pub(crate) fn with_cluster(mut self, name: &str, address: SocketAddr) -> Self {
+        let mut cluster = self.cluster("keyclasp").clone();
+        cluster["name"] = name.into();
+        cluster["load_assignment"]["cluster_name"] = name.into();
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = parse(&format!(
+            "[ {{ endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }} }} ]",
+            address.ip(),
+            address.port()
+        ));
+        cluster.as_mapping_mut().unwrap().remove("health_checks");
+        self.0["static_resources"]["clusters"].as_sequence_mut().unwrap().push(cluster);
+        self
+    }
+
     /// Virtual hosts.
     pub(crate) fn hosts(&mut self) -> &mut Vec<Value> {
         self.manager()["route_config"]["virtual_hosts"].as_sequence_mut().unwrap()

@@ -3,7 +3,7 @@
 //!
 //! What a route requires stands in the query, which the proxy's configuration fixes and a client cannot
 //! reach. What the client sent stands in the header, with what the proxy says about it (`style.rs`). The
-//! decision is [`proxy`](super::proxy)'s; here it becomes an answer (`answer.rs`). Nobody is believed who is not
+//! decision is [`proxy`]'s; here it becomes an answer (`answer.rs`). Nobody is believed who is not
 //! one of the configured peers.
 
 mod answer;

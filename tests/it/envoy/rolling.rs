@@ -104,12 +104,12 @@ async fn replicas_that_stop_or_die_one_after_the_other_cost_no_request() {
         setup.env("KEYCLASP_ENVOY__ON_UNAVAILABLE", "error").env("KEYCLASP_SERVER__LISTEN", address).start()
     };
     let first = with(callers(Keyclasp::set_up().store(&redis.url())), &addresses[0]);
-    let config = first.dir().join("keyclasp.toml");
-    let second = Keyclasp::set_up().without_config().env("KEYCLASP_CONFIG", config.to_str().unwrap());
+    let file = first.dir().join("keyclasp.toml");
+    let second = Keyclasp::set_up().without_config().env("KEYCLASP_CONFIG", file.to_str().unwrap());
     let second = with(second, &addresses[1]);
     let key = make(&first, &json!({}));
     let upstream = echo.address().to_string();
-    let envoy = Config::printed(&[
+    let mut config = Config::printed(&[
         "--realm",
         "acme",
         "--replica",
@@ -119,7 +119,11 @@ async fn replicas_that_stop_or_die_one_after_the_other_cost_no_request() {
         "--upstream",
         &upstream,
     ]);
-    let envoy = envoy.start(TOKEN);
+    // Time enough on a busy machine: what is tried is that no request is lost, not how long it takes.
+    let service = &mut config.authorization()["grpc_service"];
+    service["timeout"] = "20s".into();
+    service["retry_policy"]["retry_back_off"]["max_interval"] = "20s".into();
+    let envoy = config.start(TOKEN);
     wait_healthy(&envoy);
     let load = Load::start(&envoy, &key.text);
     let mut replicas = [Some(first), Some(second)];

@@ -30,6 +30,9 @@ use crate::rpc::auth::Caller;
 use crate::rpc::proto::v1;
 use crate::service::access::Call;
 
+/// Most bytes of an answer in one frame: h2 copies frames below 1 KiB into its buffer, so that the status behind them
+/// goes out by the same write. Larger ones it writes before it looks at what follows.
+const PIECE: usize = 1000;
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -264,8 +267,10 @@ impl http_body::Body for Answer {
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
-        Poll::Ready(if let Some(message) = this.message.take() {
-            Some(Ok(Frame::data(message)))
+        Poll::Ready(if let Some(mut message) = this.message.take() {
+            let piece = message.split_to(message.len().min(PIECE));
+            this.message = Some(message).filter(|rest| !rest.is_empty());
+            Some(Ok(Frame::data(piece)))
         } else if this.ended {
             None
         } else {
@@ -376,6 +381,26 @@ mod tests {
             let body = response.into_body().collect().await.unwrap();
             assert_eq!(body.trailers().unwrap()[Status::GRPC_STATUS], "0");
             assert_eq!(body.to_bytes(), sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_comes_in_pieces_that_are_buffered_with_its_status() {
+        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            let framed: Bytes = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let mut answer = Answer { message: Some(framed.clone()), ended: false };
+            let (mut whole, mut status) = (Vec::new(), false);
+            while let Some(frame) = answer.frame().await {
+                assert!(!status, "nothing comes behind the status");
+                match frame.unwrap().into_data() {
+                    Ok(piece) => {
+                        assert!(piece.len() <= PIECE);
+                        whole.extend_from_slice(&piece);
+                    }
+                    Err(_) => status = true,
+                }
+            }
+            assert!(status && whole == framed, "{length}");
         }
     }
 

@@ -90,15 +90,15 @@ fn text(out: &mut Vec<u8>, tag: u32, text: impl AsRef<[u8]>) {
     }
 }
 
-/// A text of a list.
-fn item(out: &mut Vec<u8>, tag: u32, text: impl AsRef<[u8]>) {
+/// A text, or a message that was written before.
+pub(super) fn item(out: &mut Vec<u8>, tag: u32, text: impl AsRef<[u8]>) {
     let text = text.as_ref();
     begin(out, tag, text.len());
     out.put_slice(text);
 }
 
 /// What stands before a text, and before a message within a message.
-fn begin(out: &mut Vec<u8>, tag: u32, len: usize) {
+pub(super) fn begin(out: &mut Vec<u8>, tag: u32, len: usize) {
     encoding::encode_key(tag, WireType::LengthDelimited, out);
     encoding::encode_varint(len as u64, out);
 }

@@ -5,10 +5,11 @@
 //! written here holds anything but visible ASCII and spaces.
 
 use bytes::{BufMut as _, Bytes};
-use prost::encoding::{self, WireType};
+use prost::encoding;
 
 use crate::key::KeyRecord;
 use crate::rpc::proxy::{Conclusion, Field, IDENTITY, PROBLEM, Refusal, StripCookie, Verdict, identity, is_identity};
+use crate::rpc::written::{begin, item};
 use crate::service::Held;
 
 /// What stands before a message in gRPC: whether it is compressed, and its length.
@@ -193,19 +194,6 @@ fn entry(out: &mut Vec<u8>, name: &str, value: usize) {
     begin(out, 1, item_len(1, name.len()) + item_len(2, value));
     item(out, 1, name);
     begin(out, 2, value);
-}
-
-/// A text, or a message that was written before.
-fn item(out: &mut Vec<u8>, tag: u32, bytes: impl AsRef<[u8]>) {
-    let bytes = bytes.as_ref();
-    begin(out, tag, bytes.len());
-    out.put_slice(bytes);
-}
-
-/// What stands before a text or a message.
-fn begin(out: &mut Vec<u8>, tag: u32, len: usize) {
-    encoding::encode_key(tag, WireType::LengthDelimited, out);
-    encoding::encode_varint(len as u64, out);
 }
 
 /// How much [`item`] writes.

@@ -61,7 +61,8 @@ pub(super) fn answer(verdict: &Verdict, style: Style, head: Option<&HeaderMap>) 
     }
     match head {
         Some(head) => keep(verdict, style, head, headers),
-        // Nobody looked for a key: a dry run, which takes nothing away.
+        // Nobody looked for a key: a dry run, which takes nothing away, but behind Traefik, which takes from here what
+        // is not known any more.
         None => {
             headers.insert(KEEP, HeaderValue::from_static("authorization, x-api-key, api-key, cookie"));
         }

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, ensure};
 
 use super::Run;
-use super::compare::VALID;
-use super::drive::{Figures, Load, Pace, Span, count, median, meet, run as drive};
+use super::drive::{Figures, Load, Method, Pace, Span, count, median, meet, run as drive};
 use super::remote::{difference, total};
 use super::report::{Report, number, times};
 use super::servers::Home;
@@ -84,7 +83,7 @@ async fn one(met: &Met<'_>, run: &Run, text: &mut String, report: &mut Report) -
             address: server.address,
             token: warm.token.clone(),
             messages,
-            outcome: VALID,
+            method: Method::Valid,
             connections,
             pace: Pace::Closed(in_flight),
             may_be_refused,

@@ -4,14 +4,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Run;
-use super::drive::{Figures, Load, Pace, Span, median, run};
+use super::drive::{Figures, Load, Method, Pace, Span, median, run};
 use super::report::{Report, number, times};
 use super::servers::{Material, Server};
 
 /// Connections, unless there is but one call in flight.
 const CONNECTIONS: usize = 8;
-/// The outcome VALID.
-pub(crate) const VALID: u8 = 1;
 
 /// One of those that are compared.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ impl Contender<'_> {
             address: self.server.address,
             token: self.material.token.clone(),
             messages: self.material.valid.clone(),
-            outcome: VALID,
+            method: Method::Valid,
             connections,
             pace: Pace::Closed(in_flight / connections),
             may_be_refused: false,

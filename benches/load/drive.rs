@@ -10,10 +10,49 @@ use keyclasp::clock::{Clock as _, SystemClock};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::machine;
+use super::servers::Material;
 use super::wire::Connection;
 
-/// The method under test.
-pub(crate) const METHOD: &str = "/keyclasp.v1.KeyService/ValidateKey";
+/// What is called, and how every call has to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Method {
+    /// ValidateKey: VALID.
+    Valid,
+    /// ValidateKey: UNKNOWN.
+    Unknown,
+    /// Envoy's Check: the request may pass.
+    Allowed,
+}
+
+impl Method {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Valid | Self::Unknown => "/keyclasp.v1.KeyService/ValidateKey",
+            Self::Allowed => "/envoy.service.auth.v3.Authorization/Check",
+        }
+    }
+
+    /// How the message of a right answer begins.
+    const fn begins(self) -> [u8; 2] {
+        match self {
+            // `outcome` is field 1, a number.
+            Self::Valid => [0x08, 1],
+            Self::Unknown => [0x08, 3],
+            // `status` is field 1, a message; where it is empty, all is well.
+            Self::Allowed => [0x0a, 0],
+        }
+    }
+
+    /// What is asked.
+    pub(crate) const fn messages(self, material: &Material) -> &Arc<[Vec<u8>]> {
+        match self {
+            Self::Valid => &material.valid,
+            Self::Unknown => &material.forged,
+            Self::Allowed => &material.checks,
+        }
+    }
+}
+
 /// Most calls in flight of a paced load: what is beyond that is not sent.
 const MOST_PACED: usize = 128;
 
@@ -24,8 +63,8 @@ pub(crate) struct Load {
     pub(crate) token: Arc<str>,
     /// Messages to send, one after the other, from the start again at the end.
     pub(crate) messages: Arc<[Vec<u8>]>,
-    /// What every answer must be.
-    pub(crate) outcome: u8,
+    /// What is called, and what every answer must be.
+    pub(crate) method: Method,
     pub(crate) connections: usize,
     pub(crate) pace: Pace,
     /// Whether calls may be answered with an error. They count as calls, and are counted besides.
@@ -145,7 +184,8 @@ pub(crate) async fn meet(load: &Load) -> anyhow::Result<()> {
 }
 
 async fn open(load: &Load, first: &[u8]) -> anyhow::Result<Connection> {
-    Connection::open(load.address, METHOD, &load.token, load.outcome, load.may_be_refused, first).await
+    let method = load.method;
+    Connection::open(load.address, method.path(), &load.token, method.begins(), load.may_be_refused, first).await
 }
 
 /// One connection; answers the time of each call that ended while it was recorded, in ns, and how many of all

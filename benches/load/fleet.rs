@@ -15,8 +15,7 @@ use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use super::Run;
-use super::compare::VALID;
-use super::drive::{Figures, Load, Pace, Span, count, micros, run as drive};
+use super::drive::{Figures, Load, Method, Pace, Span, count, micros, run as drive};
 use super::report::{Report, number, times};
 use super::servers::{Fresh, Home, Material, Redis, Server, bearer};
 
@@ -186,7 +185,7 @@ fn loads(fleet: &Fleet, material: &Material, pace: Pace) -> Vec<Load> {
         address: server.address,
         token: Arc::clone(&material.token),
         messages: Arc::clone(&material.valid),
-        outcome: VALID,
+        method: Method::Valid,
         connections: 1,
         pace,
         may_be_refused: false,

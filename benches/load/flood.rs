@@ -3,14 +3,11 @@
 use std::fmt::Write as _;
 
 use super::Run;
-use super::compare::VALID;
-use super::drive::{Figures, Load, Pace, Span, median, run as drive};
+use super::drive::{Figures, Load, Method, Pace, Span, median, run as drive};
 use super::remote::{difference, total};
 use super::report::{Report, number, times};
 use super::servers::{Home, Material, Server};
 
-/// The outcome UNKNOWN.
-pub(crate) const UNKNOWN: u8 = 3;
 const STORE_CALLS: &str = "keyclasp_store_calls_total";
 const ARGON2_RUNS: &str = "keyclasp_argon2";
 
@@ -34,12 +31,12 @@ pub(crate) async fn flood(
         address: server.address,
         token: material.token.clone(),
         messages: material.forged.clone(),
-        outcome: UNKNOWN,
+        method: Method::Unknown,
         connections,
         pace,
         may_be_refused: false,
     };
-    let valid = Load { messages: material.valid.clone(), outcome: VALID, ..forged(1, Pace::Closed(1)) };
+    let valid = Load { messages: material.valid.clone(), method: Method::Valid, ..forged(1, Pace::Closed(1)) };
     let span = Span::of(run.measured);
     let pid = server.process.id();
 

@@ -2,13 +2,16 @@
 //! Counts are the same from run to run, where times are not; what the kernel does is not among them.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 
-use super::compare::VALID;
-use super::drive::{Load, Pace, count, meet};
+use super::drive::{Load, Method, Pace, count, meet};
+use super::http;
+use super::proxies::{self, PEERS};
 use super::report::number;
 use super::servers::{Home, Material, Redis, Server, reference};
 use super::{FAR_READING, IN_MEMORY, LEASED, NO_MEMORY, READING, Run};
@@ -34,39 +37,81 @@ struct Profile {
     by_owner: [f64; OWNERS.len()],
 }
 
+/// What a server is asked while it is counted.
+#[derive(Debug, Clone, Copy)]
+enum Asking {
+    Call(Method),
+    ForwardAuth,
+}
+
+/// Servers of one kind of question: the reference, as this program calls it, and keyclasp as it may be set up, by name,
+/// with or without a Redis, with these sections in its configuration.
+struct Group {
+    title: &'static str,
+    asking: Asking,
+    reference: (&'static str, &'static str),
+    keyclasp: &'static [(&'static str, bool, &'static str)],
+}
+
+const GROUPS: [Group; 3] = [
+    Group {
+        title: "ValidateKey",
+        asking: Asking::Call(Method::Valid),
+        reference: ("no-op, same runtime", "noop"),
+        keyclasp: &[
+            (IN_MEMORY, false, ""),
+            (LEASED, true, ""),
+            (READING, false, NO_MEMORY),
+            (FAR_READING, true, NO_MEMORY),
+        ],
+    },
+    Group {
+        title: "Check, as Envoy asks",
+        asking: Asking::Call(Method::Allowed),
+        reference: ("trivial server", "allow"),
+        keyclasp: &[(IN_MEMORY, false, "")],
+    },
+    Group {
+        title: "Forward-auth, as nginx asks",
+        asking: Asking::ForwardAuth,
+        reference: ("constant 200", "constant"),
+        keyclasp: &[(IN_MEMORY, false, PEERS)],
+    },
+];
+
 /// Counts them; answers the page.
 pub(crate) async fn profile(run: &Run) -> anyhow::Result<String> {
-    let mut profiles = Vec::new();
-    let mut asked = None;
-    for (place, (name, far, sections)) in
-        [(IN_MEMORY, false, ""), (LEASED, true, ""), (READING, false, NO_MEMORY), (FAR_READING, true, NO_MEMORY)]
-            .into_iter()
-            .enumerate()
-    {
-        run.say(name);
-        let redis = if far { Some(Redis::start(&run.scratch, run.cores.client)?) } else { None };
-        let url = redis.as_ref().map(|redis| redis.url.as_str());
-        let out = run.scratch.path(&format!("callgrind.{place}"));
-        let home = Home::init(&run.programs, &run.scratch, &format!("profile-{place}"), url)?.with(sections)?;
-        let home = home.under(callgrind(&out));
-        let (server, _) = home.serve(run.cores.server)?;
-        let material = home.prepare(run.warm_keys).await?;
-        profiles.push(counted(name, server, &material, &out).await?);
-        if let Some(redis) = redis {
-            redis.process.stop()?;
+    let mut text = HEAD.to_owned();
+    for (place, group) in GROUPS.iter().enumerate() {
+        let (mut profiles, mut asked) = (Vec::new(), None);
+        for (turn, (name, far, sections)) in group.keyclasp.iter().enumerate() {
+            run.say(&format!("{}: {name}", group.title));
+            let redis = if *far { Some(Redis::start(&run.scratch, run.cores.client)?) } else { None };
+            let url = redis.as_ref().map(|redis| redis.url.as_str());
+            let out = run.scratch.path(&format!("callgrind.{place}.{turn}"));
+            let home = Home::init(&run.programs, &run.scratch, &format!("profile-{place}-{turn}"), url)?;
+            let home = home.with(sections)?.under(callgrind(&out));
+            let (server, _) = home.serve(run.cores.server)?;
+            let material = home.prepare(run.warm_keys).await?;
+            profiles.push(counted(name, server, &material, group.asking, &out).await?);
+            if let Some(redis) = redis {
+                redis.process.stop()?;
+            }
+            asked.get_or_insert(material);
         }
-        asked.get_or_insert(material);
+        let material = asked.context("nothing was counted")?;
+        let (name, command) = group.reference;
+        let out = run.scratch.path(&format!("callgrind.{command}"));
+        let load = run.programs.load.to_str().context("the harness lies at a path that is not UTF-8")?;
+        let tool = callgrind(&out);
+        let words: Vec<&str> = tool.iter().map(String::as_str).chain([load, command]).collect();
+        let (program, args) = words.split_first().context("no program")?;
+        let log = run.scratch.path(&format!("{command}.log"));
+        let server = reference(Path::new(program), args, material.answer_len, run.cores.server, &log)?;
+        profiles.insert(0, counted(name, server, &material, group.asking, &out).await?);
+        write!(text, "## {}\n\n{}\n", group.title, table(&profiles)?)?;
     }
-    let material = asked.context("nothing was counted")?;
-    let out = run.scratch.path("callgrind.noop");
-    let load = run.programs.load.to_str().context("the harness lies at a path that is not UTF-8")?;
-    let tool = callgrind(&out);
-    let words: Vec<&str> = tool.iter().map(String::as_str).chain([load, "noop"]).collect();
-    let (program, args) = words.split_first().context("no program")?;
-    let log = run.scratch.path("noop.log");
-    let noop = reference(Path::new(program), args, material.answer_len, run.cores.server, &log)?;
-    profiles.insert(0, counted("no-op, same runtime", noop, &material, &out).await?);
-    page(&profiles)
+    Ok(text.trim_end().to_owned() + "\n")
 }
 
 /// The tool that counts, and its arguments.
@@ -75,21 +120,18 @@ fn callgrind(out: &Path) -> Vec<String> {
     ["valgrind", "--tool=callgrind", &out].map(str::to_owned).to_vec()
 }
 
-async fn counted(name: &'static str, server: Server, material: &Material, out: &Path) -> anyhow::Result<Profile> {
-    let load = Load {
-        address: server.address,
-        token: material.token.clone(),
-        messages: material.valid.clone(),
-        outcome: VALID,
-        connections: 1,
-        pace: Pace::Closed(1),
-        may_be_refused: false,
-    };
+async fn counted(
+    name: &'static str,
+    server: Server,
+    material: &Material,
+    asking: Asking,
+    out: &Path,
+) -> anyhow::Result<Profile> {
     let pid = server.process.id();
-    meet(&load).await?;
+    asking.ask(server.address, material).await?;
     control("-z", pid)?;
     for _ in 0..ROUNDS {
-        meet(&load).await?;
+        asking.ask(server.address, material).await?;
     }
     control("-d", pid)?;
     server.process.stop()?;
@@ -98,6 +140,30 @@ async fn counted(name: &'static str, server: Server, material: &Material, out: &
     dump.push(".1");
     let calls = u64::try_from(ROUNDS * material.valid.len())?;
     read(name, &PathBuf::from(dump), count(calls))
+}
+
+impl Asking {
+    /// Asks about each key once, one after the other.
+    async fn ask(self, address: SocketAddr, material: &Material) -> anyhow::Result<()> {
+        match self {
+            Self::Call(method) => {
+                let load = Load {
+                    address,
+                    token: Arc::clone(&material.token),
+                    messages: Arc::clone(method.messages(material)),
+                    method,
+                    connections: 1,
+                    pace: Pace::Closed(1),
+                    may_be_refused: false,
+                };
+                meet(&load).await
+            }
+            Self::ForwardAuth => {
+                let requests = proxies::asked(&material.keys);
+                http::meet(&http::Load { address, requests, connections: 1 }).await
+            }
+        }
+    }
 }
 
 fn control(what: &str, pid: u32) -> anyhow::Result<()> {
@@ -144,16 +210,17 @@ fn owner(function: &str) -> &str {
     path.get(..end).unwrap_or_default()
 }
 
-fn page(profiles: &[Profile]) -> anyhow::Result<String> {
-    let mut text = HEAD.to_owned();
+/// Each beside the first one.
+fn table(profiles: &[Profile]) -> anyhow::Result<String> {
+    let mut text = String::new();
     let names = OWNERS.iter().map(|(name, _)| *name);
-    let columns = ["server", "a call", "× no-op"].into_iter().chain(names).chain(["the rest"]).collect::<Vec<_>>();
+    let columns = ["server", "a call", "×"].into_iter().chain(names).chain(["the rest"]).collect::<Vec<_>>();
     writeln!(text, "| {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len()))?;
-    let noop = profiles.first().map_or(1.0, |noop| noop.all);
+    let reference = profiles.first().map_or(1.0, |reference| reference.all);
     for Profile { name, all, by_owner } in profiles {
         let rest = all - by_owner.iter().sum::<f64>();
         let parts: Vec<String> = by_owner.iter().chain([&rest]).map(|part| number(*part)).collect();
-        writeln!(text, "| {name} | {} | {:.2} | {} |", number(*all), all / noop, parts.join(" | "))?;
+        writeln!(text, "| {name} | {} | {:.2} | {} |", number(*all), all / reference, parts.join(" | "))?;
     }
     Ok(text)
 }
@@ -161,7 +228,7 @@ fn page(profiles: &[Profile]) -> anyhow::Result<String> {
 const HEAD: &str = "\
 # Where the instructions go
 
-Written by `make profile`: instructions of a server for one ValidateKey, one call at a time, counted by callgrind
+Written by `make profile`: instructions of a server for one call, one at a time, counted by callgrind
 (so without the kernel, and with digests in software). The same code gives the same counts to within a percent:
 what to compare before and after a change of the check path. *Reading*: without memory for records, so the store is
 read for each call. Times are in [BENCHMARKS.md](BENCHMARKS.md).

@@ -21,10 +21,12 @@ const LEVELS: [usize; 2] = [1, 32];
 /// What a check may cost beside a trivial one.
 const TARGET: f64 = 1.10;
 
+/// What lets this machine ask by forward-auth.
+pub(crate) const PEERS: &str = "\n[forward_auth]\npeers = [\"127.0.0.0/8\"]\n";
+
 /// Measures and reports both.
 pub(crate) async fn proxies(run: &Run, report: &mut Report) -> anyhow::Result<()> {
-    let peers = "\n[forward_auth]\npeers = [\"127.0.0.0/8\"]\n";
-    let home = Home::init(&run.programs, &run.scratch, "proxies", None)?.with(peers)?;
+    let home = Home::init(&run.programs, &run.scratch, "proxies", None)?.with(PEERS)?;
     let (server, _) = home.serve(run.cores.server)?;
     let token = home.prepare(1).await?.token;
     let keys: Vec<_> = home.make(run.warm_keys, 8).await?.into_iter().map(|key| key.api_key).collect();
@@ -50,6 +52,12 @@ fn requests(keys: &[String], line: &str, more: &str) -> Arc<[Vec<u8>]> {
         )
     };
     keys.iter().map(|key| request(key).into_bytes()).collect()
+}
+
+/// What nginx asks about requests with each of the keys.
+pub(crate) fn asked(keys: &[String]) -> Arc<[Vec<u8>]> {
+    let line = format!("/forward-auth?realm={REALM}&scopes=clusters:read&style=nginx");
+    requests(keys, &line, "x-original-method: GET\r\nx-original-uri: /orders?since=1\r\nx-real-ip: 192.0.2.7\r\n")
 }
 
 /// One Envoy worker before nothing, the trivial server, and keyclasp.
@@ -113,9 +121,7 @@ async fn forward_auth(
     keys: &[String],
     [constant, keyclasp]: [(u32, SocketAddr); 2],
 ) -> anyhow::Result<()> {
-    let line = format!("/forward-auth?realm={REALM}&scopes=clusters:read&style=nginx");
-    let original = "x-original-method: GET\r\nx-original-uri: /orders?since=1\r\nx-real-ip: 192.0.2.7\r\n";
-    let requests = requests(keys, &line, original);
+    let requests = asked(keys);
     let contenders = [("constant 200", constant.1, vec![constant.0]), ("keyclasp", keyclasp.1, vec![keyclasp.0])];
     let mut text = String::new();
     for connections in LEVELS {

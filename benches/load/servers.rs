@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::authz;
 use super::process::{Process, Scratch, free_address, get, listens};
 use super::wire::framed;
 
@@ -225,7 +226,8 @@ impl Home {
     /// Makes `keys` keys of as many owners, validates each once, and answers what the load needs.
     pub(crate) async fn prepare(&self, keys: usize) -> anyhow::Result<Material> {
         let (mut client, admin) = self.client().await?;
-        let (mut valid, mut forged, mut ids, mut answer_len) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut valid, mut forged, mut checks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut texts, mut answer_len) = (Vec::new(), Vec::new(), 0);
         for number in 0..keys {
             let Fresh { id, api_key } = create(client.clone(), Arc::clone(&admin), number).await?;
             ids.push(id);
@@ -233,13 +235,16 @@ impl Home {
             let answer = client.validate_key(bearer(request.clone(), VALIDATOR_TOKEN)?).await?.into_inner();
             ensure!(answer.outcome() == v1::Outcome::Valid, "a new key is {:?}", answer.outcome());
             answer_len = answer.encoded_len();
-            valid.push(framed(&request));
+            valid.push(framed(&request.encode_to_vec()));
+            checks.push(authz::question(&request.api_key));
             // The same id, another secret under a tag that nobody made.
             let parsed = ApiKey::new(api_key).parse()?;
             let forgery = render(&parsed.prefix, parsed.id, &SecretBytes::new(SECRET_RANDOM), parsed.tag);
-            forged.push(framed(&question(forgery.expose().to_owned())));
+            forged.push(framed(&question(forgery.expose().to_owned()).encode_to_vec()));
+            texts.push(request.api_key);
         }
-        Ok(Material { token: VALIDATOR_TOKEN.into(), valid: valid.into(), forged: forged.into(), ids, answer_len })
+        let (valid, forged, checks) = (valid.into(), forged.into(), checks.into());
+        Ok(Material { token: VALIDATOR_TOKEN.into(), valid, forged, checks, keys: texts, ids, answer_len })
     }
 }
 
@@ -253,7 +258,7 @@ pub(crate) struct Fresh {
 impl Fresh {
     /// The request that validates it, as a load sends it.
     pub(crate) fn message(&self) -> Vec<u8> {
-        framed(&question(self.api_key.clone()))
+        framed(&question(self.api_key.clone()).encode_to_vec())
     }
 
     /// How a server answers a check of it.
@@ -293,7 +298,11 @@ pub(crate) struct Material {
     pub(crate) valid: Arc<[Vec<u8>]>,
     /// Requests with a forged one: well-formed, its checksum right, its tag wrong.
     pub(crate) forged: Arc<[Vec<u8>]>,
-    /// The ids of the keys.
+    /// What Envoy asks about requests with the valid ones.
+    pub(crate) checks: Arc<[Vec<u8>]>,
+    /// The valid ones.
+    pub(crate) keys: Vec<String>,
+    /// Their ids.
     pub(crate) ids: Vec<String>,
     /// Bytes of an answer.
     pub(crate) answer_len: usize,

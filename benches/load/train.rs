@@ -11,12 +11,12 @@ use anyhow::{Context as _, ensure};
 use keyclasp::rpc::proto::v1;
 
 use super::NO_MEMORY;
-use super::compare::VALID;
-use super::drive::{Load, Pace, Span, run as drive};
-use super::flood::UNKNOWN;
+use super::drive::{Load, Method, Pace, Span, run as drive};
+use super::http;
 use super::machine::Cores;
 use super::made::Mode;
 use super::process::Scratch;
+use super::proxies::{self, PEERS};
 use super::reads::Reads;
 use super::servers::{Home, Material, Programs, REALM, Redis, Server, bearer, reference};
 
@@ -36,10 +36,11 @@ pub(crate) async fn train(programs: &Programs, scratch: &Scratch, cores: Cores) 
     let mut asked = None;
     for sections in ["", NO_MEMORY] {
         let name = if sections.is_empty() { "memory" } else { "reading" };
-        let home = Home::init(programs, scratch, &format!("embedded-{name}"), None)?.with(sections)?;
+        let home = Home::init(programs, scratch, &format!("embedded-{name}"), None)?.with(sections)?.with(PEERS)?;
         one(&home, cores.server).await.with_context(|| format!("embedded store, {name}"))?;
         let redis = Redis::start(scratch, cores.client)?;
-        let home = Home::init(programs, scratch, &format!("redis-{name}"), Some(&redis.url))?.with(sections)?;
+        let home =
+            Home::init(programs, scratch, &format!("redis-{name}"), Some(&redis.url))?.with(sections)?.with(PEERS)?;
         let material = one(&home, cores.server).await.with_context(|| format!("Redis, {name}"))?;
         let ids = scratch.path("ids");
         std::fs::write(&ids, material.ids.join("\n"))?;
@@ -48,9 +49,15 @@ pub(crate) async fn train(programs: &Programs, scratch: &Scratch, cores: Cores) 
         asked = Some(material);
     }
     let material = asked.context("nothing was asked")?;
-    let noop = reference(&programs.load, &["noop"], material.answer_len, cores.server, &scratch.path("noop.log"))?;
-    load(&noop, &material, &[1, 64, 256]).await.context("no-op")?;
-    noop.process.stop()?;
+    let start =
+        |what| reference(&programs.load, &[what], material.answer_len, cores.server, &scratch.path("references.log"));
+    let (noop, allow, constant) = (start("noop")?, start("allow")?, start("constant")?);
+    load(&noop, &material, Method::Valid, &[1, 64, 256]).await.context("no-op")?;
+    load(&allow, &material, Method::Allowed, &[1, 64]).await.context("allow")?;
+    forward_auth(&constant, &material).await.context("constant")?;
+    for server in [noop, allow, constant] {
+        server.process.stop()?;
+    }
     let core = cores.server.to_string();
     for mode in Mode::ALL {
         alone(programs, &["hit", mode.name(), &core])?;
@@ -69,40 +76,45 @@ fn alone(programs: &Programs, args: &[&str]) -> anyhow::Result<()> {
 async fn one(home: &Home, core: usize) -> anyhow::Result<Material> {
     let (server, _) = home.serve(core)?;
     let material = home.prepare(KEYS).await?;
-    load(&server, &material, &[1, 64, 256]).await?;
-    meet(&server, &material.forged, &material, UNKNOWN, 64).await?;
+    load(&server, &material, Method::Valid, &[1, 64, 256]).await?;
+    load(&server, &material, Method::Allowed, &[1, 64]).await?;
+    forward_auth(&server, &material).await?;
+    meet(&server, &material, Method::Unknown, 64).await?;
     change(home).await?;
     home.metrics("keyclasp")?;
     server.process.stop()?;
     Ok(material)
 }
 
-/// Checks of valid keys, with so many in flight.
-async fn load(server: &Server, material: &Material, in_flight: &[usize]) -> anyhow::Result<()> {
+/// Calls with valid keys, with so many in flight.
+async fn load(server: &Server, material: &Material, method: Method, in_flight: &[usize]) -> anyhow::Result<()> {
     for in_flight in in_flight {
-        meet(server, &material.valid, material, VALID, *in_flight).await?;
+        meet(server, material, method, *in_flight).await?;
     }
     Ok(())
 }
 
-async fn meet(
-    server: &Server,
-    messages: &Arc<[Vec<u8>]>,
-    material: &Material,
-    outcome: u8,
-    in_flight: usize,
-) -> anyhow::Result<()> {
+async fn meet(server: &Server, material: &Material, method: Method, in_flight: usize) -> anyhow::Result<()> {
     let connections = CONNECTIONS.min(in_flight);
     let load = Load {
         address: server.address,
         token: material.token.clone(),
-        messages: Arc::clone(messages),
-        outcome,
+        messages: Arc::clone(method.messages(material)),
+        method,
         connections,
         pace: Pace::Closed(in_flight / connections),
         may_be_refused: false,
     };
     drive(&[load], server.process.id(), Span::of(LASTS)).await?;
+    Ok(())
+}
+
+/// The same over HTTP/1.1, as nginx asks.
+async fn forward_auth(server: &Server, material: &Material) -> anyhow::Result<()> {
+    for connections in [1, 32] {
+        let load = http::Load { address: server.address, requests: proxies::asked(&material.keys), connections };
+        http::run(&load, &[], Span::of(LASTS)).await?;
+    }
     Ok(())
 }
 

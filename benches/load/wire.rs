@@ -42,8 +42,8 @@ pub(crate) struct Connection {
     /// Bytes of messages that came and were not credited to the server yet.
     owed: u32,
     pending: VecDeque<Pending>,
-    /// First byte of a right answer's `outcome`.
-    outcome: u8,
+    /// How the message of a right answer begins.
+    begins: [u8; 2],
     /// Calls that were answered with an error. None: there may be none.
     refused: Option<u64>,
 }
@@ -56,12 +56,12 @@ struct Pending {
 }
 
 impl Connection {
-    /// Connects, and makes the first call. Each answer must hold the outcome `outcome`.
+    /// Connects, and makes the first call. The message of each answer must begin with `begins`.
     pub(crate) async fn open(
         address: SocketAddr,
         path: &str,
         token: &str,
-        outcome: u8,
+        begins: [u8; 2],
         may_be_refused: bool,
         message: &[u8],
     ) -> anyhow::Result<Self> {
@@ -75,7 +75,7 @@ impl Connection {
             window: FIRST_WINDOW.into(),
             owed: 0,
             pending: VecDeque::new(),
-            outcome,
+            begins,
             refused: may_be_refused.then_some(0),
         };
         // No pushes; as many bytes to each stream as there can be.
@@ -146,11 +146,13 @@ impl Connection {
                     let owed = std::mem::take(&mut self.owed);
                     self.frame(WINDOW_UPDATE, 0, 0, &owed.to_be_bytes());
                 }
-                // Not compressed, a length, then field 1 as a number: the outcome.
-                if let [0, _, _, _, _, 0x08, outcome, ..] = frame.payload {
-                    ensure!(*outcome == self.outcome, "answered outcome {outcome} instead of {}", self.outcome);
-                    let pending = self.pending.iter_mut().find(|pending| pending.stream == frame.stream);
-                    pending.context("an answer to no call")?.answered = true;
+                let pending = self.pending.iter_mut().find(|pending| pending.stream == frame.stream);
+                let pending = pending.context("an answer to no call")?;
+                // Not compressed, a length, then the message, whose first bytes say what it is.
+                if let (false, [0, _, _, _, _, first, second, ..]) = (pending.answered, frame.payload) {
+                    let begins = [*first, *second];
+                    ensure!(begins == self.begins, "an answer begins with {begins:?} instead of {:?}", self.begins);
+                    pending.answered = true;
                 }
                 ensure!(frame.flags & END == 0, "an answer without a status");
                 Ok(None)
@@ -228,11 +230,11 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A gRPC message as a frame of gRPC holds it.
-pub(crate) fn framed(message: &impl prost::Message) -> Vec<u8> {
+/// A message as a frame of gRPC holds it.
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let mut framed = vec![0];
-    framed.extend(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX).to_be_bytes());
-    framed.extend(message.encode_to_vec());
+    framed.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend_from_slice(message);
     framed
 }
 

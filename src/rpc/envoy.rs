@@ -86,13 +86,14 @@ impl Judge for Authorization {
                 return self.answer(&self.decider.refuse(reason, None, why), &[], false);
             }
         };
+        let route = Route::parse(request.extensions.iter().copied());
         let asked = Asked {
             fields: &request.fields,
             target: request.target,
             address: request.address,
             principal: request.principal,
             host: request.host,
-            route: Route::parse(request.extensions.iter().copied()),
+            route: route.as_ref(),
         };
         let verdict = self.decider.decide(call.as_deref(), &asked).await;
         self.answer(&verdict, &request.fields, request.is_grpc())

@@ -11,6 +11,7 @@ pub mod endpoint;
 mod form;
 mod health;
 mod judge;
+pub mod lean;
 mod route;
 mod stream;
 mod unary;

@@ -6,6 +6,7 @@
 //! `service`; nothing here decides what a caller may do with a key.
 
 pub mod admin;
+mod ascii;
 pub mod audit;
 pub mod auth;
 mod convert;

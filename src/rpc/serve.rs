@@ -7,6 +7,7 @@
 
 mod bind;
 mod io;
+mod lean;
 mod timer;
 mod worker;
 

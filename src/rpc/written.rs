@@ -3,7 +3,6 @@
 //! The other methods make a message of a record first. On the check path that would be a copy of every
 //! text; here each is written once, where it belongs. A test holds it to what the message would be.
 
-use bytes::BufMut;
 use prost::encoding::{self, WireType};
 
 use super::convert;
@@ -17,6 +16,11 @@ const USUAL: usize = 384;
 /// the end.
 const PREFIX: [u8; 5] = [0; 5];
 
+/// The wire type of texts and messages (protobuf, "Encoding").
+const LENGTH_DELIMITED: u8 = 2;
+/// Bytes of the longest varint.
+const LONGEST_VARINT: usize = 10;
+
 /// The message `keyclasp.v1.ValidateKeyResponse` with its prefix.
 pub(super) fn answer(
     outcome: i32,
@@ -24,16 +28,23 @@ pub(super) fn answer(
     missing_scopes: &[Scope],
     message: &str,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(USUAL + PREFIX.len() + message.len());
-    out.put_slice(&PREFIX);
-    number(&mut out, 1, outcome);
-    if let Some((record, now)) = record {
-        item(&mut out, 2, key(record, now));
-    }
-    for scope in missing_scopes {
-        item(&mut out, 3, scope.as_str());
-    }
-    text(&mut out, 4, message);
+    framed(USUAL + message.len(), |out| {
+        number(out, 1, outcome);
+        if let Some((record, now)) = record {
+            nested(out, 2, |out| key(out, record, now));
+        }
+        for scope in missing_scopes {
+            item(out, 3, scope.as_str());
+        }
+        text(out, 4, message);
+    })
+}
+
+/// A message as `write` writes it, in about `usual` bytes, with the prefix that it has in gRPC.
+pub(super) fn framed(usual: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(PREFIX.len() + usual);
+    out.extend_from_slice(&PREFIX);
+    write(&mut out);
     let length = u32::try_from(out.len() - PREFIX.len()).unwrap_or(u32::MAX);
     if let Some([_, prefix @ ..]) = out.first_chunk_mut::<{ PREFIX.len() }>() {
         *prefix = length.to_be_bytes();
@@ -42,9 +53,7 @@ pub(super) fn answer(
 }
 
 /// The message `keyclasp.v1.Key` that `record` is at `now`.
-fn key(record: &KeyRecord, now: Timestamp) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(USUAL);
-    let out = &mut bytes;
+fn key(out: &mut Vec<u8>, record: &KeyRecord, now: Timestamp) {
     text(out, 1, record.id.digits());
     text(out, 2, record.realm.as_str());
     owner(out, 3, &record.owner);
@@ -80,7 +89,6 @@ fn key(record: &KeyRecord, now: Timestamp) -> Vec<u8> {
     }
     metadata(out, 21, &record.metadata);
     encoding::uint64::encode(22, &record.version, out);
-    bytes
 }
 
 /// A text; an empty one is not written.
@@ -94,13 +102,33 @@ fn text(out: &mut Vec<u8>, tag: u32, text: impl AsRef<[u8]>) {
 pub(super) fn item(out: &mut Vec<u8>, tag: u32, text: impl AsRef<[u8]>) {
     let text = text.as_ref();
     begin(out, tag, text.len());
-    out.put_slice(text);
+    out.extend_from_slice(text);
 }
 
 /// What stands before a text, and before a message within a message.
-pub(super) fn begin(out: &mut Vec<u8>, tag: u32, len: usize) {
-    encoding::encode_key(tag, WireType::LengthDelimited, out);
-    encoding::encode_varint(len as u64, out);
+fn begin(out: &mut Vec<u8>, tag: u32, len: usize) {
+    // Nearly all of them: a byte each.
+    if let (Ok(tag @ 1..=15), Ok(len @ 0..=127)) = (u8::try_from(tag), u8::try_from(len)) {
+        out.extend_from_slice(&[tag << 3 | LENGTH_DELIMITED, len]);
+    } else {
+        encoding::encode_key(tag, WireType::LengthDelimited, out);
+        encoding::encode_varint(len as u64, out);
+    }
+}
+
+/// A message within a message, as `write` writes it. Its length, which stands before it, is known only then.
+pub(super) fn nested(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    begin(out, tag, 0);
+    let starts = out.len();
+    write(out);
+    let length = out.len() - starts;
+    if let (Ok(length @ 0..=127), Some(place)) = (u8::try_from(length), out.get_mut(starts - 1)) {
+        *place = length;
+    } else {
+        let mut bytes = Vec::with_capacity(LONGEST_VARINT);
+        encoding::encode_varint(length as u64, &mut bytes);
+        out.splice(starts - 1..starts, bytes);
+    }
 }
 
 fn number(out: &mut Vec<u8>, tag: u32, number: i32) {
@@ -117,27 +145,19 @@ fn time(out: &mut Vec<u8>, tag: u32, time: Option<Timestamp>) {
 
 fn owner(out: &mut Vec<u8>, tag: u32, owner: &Owner) {
     let (id, display_name) = (owner.reference.id(), owner.display_name.as_str());
-    let kind = convert::owner_kind(owner.reference.kind());
-    begin(out, tag, encoding::int32::encoded_len(1, &kind) + text_len(2, id) + text_len(3, display_name));
-    number(out, 1, kind);
-    text(out, 2, id);
-    text(out, 3, display_name);
+    nested(out, tag, |out| {
+        number(out, 1, convert::owner_kind(owner.reference.kind()));
+        text(out, 2, id);
+        text(out, 3, display_name);
+    });
 }
 
 fn metadata(out: &mut Vec<u8>, tag: u32, metadata: &Metadata) {
     for (name, value) in metadata.iter() {
-        begin(out, tag, text_len(1, name) + text_len(2, value));
-        text(out, 1, name);
-        text(out, 2, value);
-    }
-}
-
-/// How much [`text`] writes.
-fn text_len(tag: u32, text: &str) -> usize {
-    if text.is_empty() {
-        0
-    } else {
-        encoding::key_len(tag) + encoding::encoded_len_varint(text.len() as u64) + text.len()
+        nested(out, tag, |out| {
+            text(out, 1, name);
+            text(out, 2, value);
+        });
     }
 }
 

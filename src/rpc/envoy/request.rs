@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::wire::Fields;
+use crate::rpc::ascii;
 use crate::rpc::proxy::Field;
 
 /// Most header fields of one request. Envoy takes 100 unless configured otherwise.
@@ -189,17 +190,27 @@ impl<'a> CheckRequest<'a> {
     fn read_http_request(&mut self, mut fields: Fields<'a>) -> Result<(), Unreadable> {
         while let Some((number, value)) = fields.next()? {
             match number {
-                3 => {
-                    let (name, value) = entry(value.fields()?)?;
-                    self.push_field(name, value.as_bytes())?;
-                }
-                4 => self.target = value.text()?.as_bytes(),
-                5 => self.host = value.text()?.as_bytes(),
+                3 => self.read_header(value.fields()?)?,
+                4 => self.target = value.text_bytes()?,
+                5 => self.host = value.text_bytes()?,
                 13 => self.read_header_map(value.fields()?)?,
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// An entry of `headers`.
+    fn read_header(&mut self, mut fields: Fields<'a>) -> Result<(), Unreadable> {
+        let (mut name, mut text) = (&b""[..], &b""[..]);
+        while let Some((number, value)) = fields.next()? {
+            match number {
+                1 => name = value.text_bytes()?,
+                2 => text = value.text_bytes()?,
+                _ => {}
+            }
+        }
+        self.push_field(name, text)
     }
 
     /// `HeaderMap`.
@@ -214,29 +225,29 @@ impl<'a> CheckRequest<'a> {
 
     /// `HeaderValue`. One that has both values has two: which one the upstream sees is not known.
     fn read_header_value(&mut self, mut fields: Fields<'a>) -> Result<(), Unreadable> {
-        let (mut name, mut text, mut raw) = ("", "", &b""[..]);
+        let (mut name, mut text, mut raw) = (&b""[..], &b""[..], &b""[..]);
         while let Some((number, value)) = fields.next()? {
             match number {
-                1 => name = value.text()?,
-                2 => text = value.text()?,
+                1 => name = value.text_bytes()?,
+                2 => text = value.text_bytes()?,
                 3 => raw = value.bytes()?,
                 _ => {}
             }
         }
         if !text.is_empty() && !raw.is_empty() {
-            self.push_field(name, text.as_bytes())?;
+            self.push_field(name, text)?;
         }
-        self.push_field(name, if raw.is_empty() { text.as_bytes() } else { raw })
+        self.push_field(name, if raw.is_empty() { text } else { raw })
     }
 
-    fn push_field(&mut self, name: &'a str, value: &'a [u8]) -> Result<(), Unreadable> {
-        if name.bytes().any(|byte| !byte.is_ascii_graphic() || byte.is_ascii_uppercase()) || breaks(value) {
+    fn push_field(&mut self, name: &'a [u8], value: &'a [u8]) -> Result<(), Unreadable> {
+        if !ascii::is_lower_case(name) || breaks(value) {
             return Err(Unreadable::Header);
         }
         if self.fields.len() == MOST_FIELDS {
             return Err(Unreadable::TooMany);
         }
-        self.fields.push(Field { name: name.as_bytes(), value });
+        self.fields.push(Field { name, value });
         Ok(())
     }
 
@@ -275,10 +286,9 @@ fn entry<'a>(mut fields: Fields<'a>) -> Result<(&'a str, &'a str), Unreadable> {
     Ok((name, text))
 }
 
-/// Whether there is anything in `value` that ends a line or a text in some program (RFC 9110, section 5.5). All
-/// of it is looked at: that is faster than to stop at the first one.
+/// Whether there is anything in `value` that ends a line or a text in some program (RFC 9110, section 5.5).
 fn breaks(value: &[u8]) -> bool {
-    value.iter().fold(false, |found, byte| found | matches!(byte, b'\r' | b'\n' | 0))
+    !ascii::is_printable(value) && value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
 }
 
 #[cfg(test)]

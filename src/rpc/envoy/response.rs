@@ -4,19 +4,18 @@
 //! belong; a test holds the bytes to what the generated messages would be. No value of a header field that is
 //! written here holds anything but visible ASCII and spaces.
 
-use bytes::{BufMut as _, Bytes};
+use bytes::Bytes;
 use prost::encoding;
 
 use crate::key::KeyRecord;
-use crate::rpc::proxy::{Conclusion, Field, IDENTITY, PROBLEM, Refusal, StripCookie, Verdict, identity, is_identity};
-use crate::rpc::written::{begin, item};
+use crate::rpc::proxy::{Conclusion, Field, IDENTITY, Identity, PROBLEM, Refusal, StripCookie, Verdict, is_identity};
+use crate::rpc::written::{framed, item, nested};
 use crate::service::Held;
 
-/// What stands before a message in gRPC: whether it is compressed, and its length.
-const PREFIX: [u8; 5] = [0; 5];
 /// Bytes of a usual answer.
 const USUAL: usize = 768;
-/// `HeaderValueOption.append_action`. Envoy 1.37 would add to what the client sent, were this not said.
+/// `HeaderValueOption.append_action`, OVERWRITE_IF_EXISTS_OR_ADD. Envoy 1.37 would add to what the client sent, were
+/// this not said.
 const OVERWRITE: i32 = 2;
 /// `google.rpc.Status.code`.
 const OK: i32 = 0;
@@ -24,100 +23,90 @@ const OK: i32 = 0;
 /// The answer that `verdict` is about a request with these header fields, as gRPC frames it. A caller of `grpc` is
 /// told in its own terms why it is refused.
 pub(super) fn answer(verdict: &Verdict, fields: &[Field<'_>], grpc: bool) -> Bytes {
-    let mut out = Vec::with_capacity(USUAL);
-    out.put_slice(&PREFIX);
-    match &verdict.conclusion {
-        Conclusion::Key(held) => allowed(&mut out, Some(held.record()), verdict, fields),
-        Conclusion::Anonymous => allowed(&mut out, None, verdict, fields),
-        Conclusion::Refused(refusal) => denied(&mut out, refusal, verdict, grpc),
-    }
-    let length = u32::try_from(out.len() - PREFIX.len()).unwrap_or(u32::MAX);
-    if let Some([_, prefix @ ..]) = out.first_chunk_mut::<{ PREFIX.len() }>() {
-        *prefix = length.to_be_bytes();
-    }
-    out.into()
+    let framed = framed(USUAL, |out| match &verdict.conclusion {
+        Conclusion::Key(held) => allowed(out, Some(&Identity::of(held.record())), verdict, fields),
+        Conclusion::Anonymous => allowed(out, None, verdict, fields),
+        Conclusion::Refused(refusal) => denied(out, refusal, verdict, grpc),
+    });
+    framed.into()
 }
 
 /// Status, `ok_response` and metadata.
-fn allowed(out: &mut Vec<u8>, record: Option<&KeyRecord>, verdict: &Verdict, fields: &[Field<'_>]) {
+fn allowed(out: &mut Vec<u8>, identity: Option<&Identity<'_>>, verdict: &Verdict, fields: &[Field<'_>]) {
     status(out, OK);
-    let mut ok = Vec::with_capacity(USUAL);
-    // Each of these is set or removed, never both: Envoy removes after it has set.
-    let identity = record.map(identity);
-    let values = identity.iter().flatten().filter(|(_, value)| !value.is_empty());
-    for (name, value) in values.clone() {
-        header(&mut ok, 2, name, value.as_bytes());
-    }
     let rest = match &verdict.strip.cookie {
         StripCookie::Replace(rest) => settable(rest),
         StripCookie::Keep | StripCookie::Remove => None,
     };
-    if let Some(rest) = &rest {
-        header(&mut ok, 2, "cookie", rest);
-    } else if verdict.strip.cookie != StripCookie::Keep {
-        item(&mut ok, 5, "cookie");
-    }
-    for name in IDENTITY {
-        if !values.clone().any(|(set, _)| *set == name) {
-            item(&mut ok, 5, name);
+    nested(out, 3, |out| {
+        // Each of these is set or removed, never both: Envoy removes after it has set.
+        let identity = identity.map_or_else(|| IDENTITY.map(|name| (name, "")), Identity::fields);
+        for (name, value) in identity.iter().filter(|(_, value)| !value.is_empty()) {
+            header(out, 2, name, value.as_bytes());
         }
-    }
-    for name in &verdict.strip.headers {
-        item(&mut ok, 5, name);
-    }
-    for field in fields.iter().filter(|field| is_identity(field.name)) {
-        // The others were set or removed just now.
-        if !IDENTITY.iter().any(|name| name.as_bytes() == field.name) {
-            item(&mut ok, 5, field.name);
+        if let Some(rest) = &rest {
+            header(out, 2, "cookie", rest);
+        } else if verdict.strip.cookie != StripCookie::Keep {
+            item(out, 5, "cookie");
         }
-    }
-    for name in &verdict.strip.query {
-        item(&mut ok, 8, name);
-    }
-    item(out, 3, ok);
+        for (name, _) in identity.iter().filter(|(_, value)| value.is_empty()) {
+            item(out, 5, name);
+        }
+        for name in &verdict.strip.headers {
+            item(out, 5, name);
+        }
+        for field in fields.iter().filter(|field| is_identity(field.name)) {
+            // The others were set or removed just now.
+            if !IDENTITY.iter().any(|name| name.as_bytes() == field.name) {
+                item(out, 5, field.name);
+            }
+        }
+        for name in &verdict.strip.query {
+            item(out, 8, name);
+        }
+    });
     metadata(out, verdict);
 }
 
 /// Status, `denied_response` and metadata.
 fn denied(out: &mut Vec<u8>, refusal: &Refusal, verdict: &Verdict, grpc: bool) {
     status(out, i32::from(refusal.grpc_status()));
-    let mut denied = Vec::with_capacity(USUAL);
-    let code = i32::from(refusal.status());
-    begin(&mut denied, 1, encoding::int32::encoded_len(1, &code));
-    encoding::int32::encode(1, &code, &mut denied);
-    for (name, value) in refusal.headers() {
-        header(&mut denied, 2, name.as_str(), value.as_bytes());
-    }
-    if grpc {
-        // Envoy makes grpc-message of the body, and grpc-status of the HTTP status were it not said.
-        header(&mut denied, 2, "grpc-status", refusal.grpc_status().to_string().as_bytes());
-        item(&mut denied, 3, refusal.text());
-    } else {
-        header(&mut denied, 2, "content-type", PROBLEM.as_bytes());
-        item(&mut denied, 3, refusal.problem());
-    }
-    item(out, 2, denied);
+    nested(out, 2, |out| {
+        nested(out, 1, |out| encoding::int32::encode(1, &i32::from(refusal.status()), out));
+        for (name, value) in refusal.headers() {
+            header(out, 2, name.as_str(), value.as_bytes());
+        }
+        if grpc {
+            // Envoy makes grpc-message of the body, and grpc-status of the HTTP status were it not said.
+            header(out, 2, "grpc-status", refusal.grpc_status().to_string().as_bytes());
+            item(out, 3, refusal.text());
+        } else {
+            header(out, 2, "content-type", PROBLEM.as_bytes());
+            item(out, 3, refusal.problem());
+        }
+    });
     metadata(out, verdict);
 }
 
 /// `CheckResponse.status`.
 fn status(out: &mut Vec<u8>, code: i32) {
-    if code == OK {
-        item(out, 1, []);
-    } else {
-        begin(out, 1, encoding::int32::encoded_len(1, &code));
-        encoding::int32::encode(1, &code, out);
-    }
+    nested(out, 1, |out| {
+        // The default of a number is not written.
+        if code != OK {
+            encoding::int32::encode(1, &code, out);
+        }
+    });
 }
 
 /// A `HeaderValueOption`.
 fn header(out: &mut Vec<u8>, tag: u32, name: &str, value: &[u8]) {
-    let field = item_len(1, name.len()) + item_len(2, value.len());
-    begin(out, tag, item_len(1, field) + encoding::int32::encoded_len(3, &OVERWRITE));
-    begin(out, 1, field);
-    item(out, 1, name);
-    item(out, 2, value);
-    encoding::int32::encode(3, &OVERWRITE, out);
+    nested(out, tag, |out| {
+        nested(out, 1, |out| {
+            item(out, 1, name);
+            item(out, 2, value);
+        });
+        encoding::int32::encode(3, &OVERWRITE, out);
+    });
 }
 
 /// Those cookies that can be set: the texts of Envoy's messages are UTF-8, and cookies ASCII (RFC 6265, section
@@ -131,8 +120,6 @@ fn settable(cookies: &[u8]) -> Option<Vec<u8>> {
 
 /// `CheckResponse.dynamic_metadata`: for access logs and filters behind this one. Never holds a secret.
 fn metadata(out: &mut Vec<u8>, verdict: &Verdict) {
-    let mut fields = Vec::with_capacity(USUAL);
-    let entries = &mut fields;
     // As the metrics have it: what was decided, and whether it holds.
     let (decision, refusal) = match (&verdict.conclusion, &verdict.would) {
         (Conclusion::Refused(refusal), _) | (_, Some(refusal)) => ("denied", Some(refusal)),
@@ -144,61 +131,47 @@ fn metadata(out: &mut Vec<u8>, verdict: &Verdict) {
         Conclusion::Key(held) => Some(held.record()),
         Conclusion::Anonymous | Conclusion::Refused(_) => verdict.record.as_deref().map(Held::record),
     };
-    text_entry(entries, "decision", decision);
-    bool_entry(entries, "dry_run", verdict.dry_run);
-    if let Some(record) = record {
-        let owner = &record.owner.reference;
-        text_entry(entries, "key_id", record.id.digits());
-        text_entry(entries, "owner", owner.id());
-        text_entry(entries, "owner_kind", owner.kind().name());
-    }
-    if let Some(realm) = record.map(|record| &record.realm).or(verdict.realm.as_ref()) {
-        text_entry(entries, "realm", realm.as_str());
-    }
-    if let Some(refusal) = refusal {
-        text_entry(entries, "reason", refusal.reason().name());
-    }
-    if let Some(record) = record {
-        list_entry(entries, "scopes", record.scopes.as_slice().iter().map(|scope| scope.as_str()));
-    }
-    item(out, 4, fields);
+    nested(out, 4, |out| {
+        text_entry(out, "decision", decision);
+        entry(out, "dry_run", |out| encoding::bool::encode(4, &verdict.dry_run, out));
+        if let Some(record) = record {
+            let owner = &record.owner.reference;
+            text_entry(out, "key_id", record.id.digits());
+            text_entry(out, "owner", owner.id());
+            text_entry(out, "owner_kind", owner.kind().name());
+        }
+        if let Some(realm) = record.map(|record| &record.realm).or(verdict.realm.as_ref()) {
+            text_entry(out, "realm", realm.as_str());
+        }
+        if let Some(refusal) = refusal {
+            text_entry(out, "reason", refusal.reason().name());
+        }
+        if let Some(record) = record {
+            entry(out, "scopes", |out| scopes(out, record));
+        }
+    });
+}
+
+/// A `Value` that is the list of a key's scopes.
+fn scopes(out: &mut Vec<u8>, record: &KeyRecord) {
+    nested(out, 6, |out| {
+        for scope in record.scopes.as_slice() {
+            nested(out, 1, |out| item(out, 3, scope.as_str()));
+        }
+    });
 }
 
 /// An entry of a `Struct` with a `string_value`.
 fn text_entry(out: &mut Vec<u8>, name: &str, text: impl AsRef<[u8]>) {
-    let text = text.as_ref();
-    let value = item_len(3, text.len());
-    entry(out, name, value);
-    item(out, 3, text);
+    entry(out, name, |out| item(out, 3, text));
 }
 
-/// An entry of a `Struct` with a `bool_value`.
-fn bool_entry(out: &mut Vec<u8>, name: &str, flag: bool) {
-    entry(out, name, encoding::bool::encoded_len(4, &flag));
-    encoding::bool::encode(4, &flag, out);
-}
-
-/// An entry of a `Struct` with a `list_value` of texts.
-fn list_entry<'a>(out: &mut Vec<u8>, name: &str, texts: impl Iterator<Item = &'a str> + Clone) {
-    let values = texts.clone().map(|text| item_len(1, item_len(3, text.len()))).sum();
-    entry(out, name, item_len(6, values));
-    begin(out, 6, values);
-    for text in texts {
-        begin(out, 1, item_len(3, text.len()));
-        item(out, 3, text);
-    }
-}
-
-/// What stands before the `Value` of an entry of a `Struct`.
-fn entry(out: &mut Vec<u8>, name: &str, value: usize) {
-    begin(out, 1, item_len(1, name.len()) + item_len(2, value));
-    item(out, 1, name);
-    begin(out, 2, value);
-}
-
-/// How much [`item`] writes.
-fn item_len(tag: u32, len: usize) -> usize {
-    encoding::key_len(tag) + encoding::encoded_len_varint(len as u64) + len
+/// An entry of a `Struct`, whose `Value` is as `write` writes it.
+fn entry(out: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    nested(out, 1, |out| {
+        item(out, 1, name);
+        nested(out, 2, write);
+    });
 }
 
 #[cfg(test)]
@@ -245,7 +218,7 @@ mod tests {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect();
         let written = answer(verdict, &fields, grpc);
-        let (prefix, message) = written.split_at(PREFIX.len());
+        let (prefix, message) = written.split_at(5);
         assert_eq!((prefix[0], u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize), (0, message.len()));
         let read = CheckResponse::decode(message).unwrap();
         assert_eq!(read.encode_to_vec(), message);

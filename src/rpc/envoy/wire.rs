@@ -4,6 +4,7 @@
 //! proxy sends, are refused even where they could be passed over.
 
 use super::request::Unreadable;
+use crate::rpc::ascii;
 
 /// The rest of a message.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +28,19 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field, by its number. None: that was all.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Unreadable> {
+        // Nearly all: a number below 16, and a text or message of less than 128 bytes.
+        if let [key @ 8..=0x7f, length @ 0..=0x7f, rest @ ..] = self.rest
+            && key & 7 == 2
+        {
+            self.rest = rest;
+            return Ok(Some((u32::from(key >> 3), Value::Bytes(self.take(usize::from(*length))?))));
+        }
+        self.next_of_any_kind()
+    }
+
+    fn next_of_any_kind(&mut self) -> Result<Option<(u32, Value<'a>)>, Unreadable> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -105,6 +118,12 @@ impl<'a> Value<'a> {
     /// A text.
     pub(super) fn text(self) -> Result<&'a str, Unreadable> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Unreadable::NotUtf8)
+    }
+
+    /// The bytes of a text.
+    pub(super) fn text_bytes(self) -> Result<&'a [u8], Unreadable> {
+        let bytes = self.bytes()?;
+        if ascii::is_printable(bytes) { Ok(bytes) } else { self.text().map(str::as_bytes) }
     }
 
     /// The fields of a message.

@@ -12,100 +12,159 @@ use tonic::body::Body;
 
 use super::style::Style;
 use crate::rpc::gateway::endpoint::count_as;
-use crate::rpc::proxy::{Conclusion, IDENTITY, PROBLEM, Refusal, StripCookie, Verdict, identity};
+use crate::rpc::gateway::lean::{LeanAnswer, Lines};
+use crate::rpc::proxy::{Conclusion, Field, IDENTITY, Identity, PROBLEM, Refusal, StripCookie, Verdict};
 
 /// Which of the fields that can hold a key hold none, and may go on to the upstream.
-const KEEP: HeaderName = HeaderName::from_static("x-keyclasp-keep");
+static KEEP: HeaderName = HeaderName::from_static("x-keyclasp-keep");
 /// Other cookies, where the key was one.
-const COOKIES: HeaderName = HeaderName::from_static("x-keyclasp-cookie");
+static COOKIES: HeaderName = HeaderName::from_static("x-keyclasp-cookie");
 /// Path and query without the key, where it stood in the query.
-const TARGET: HeaderName = HeaderName::from_static("x-keyclasp-uri");
+static TARGET: HeaderName = HeaderName::from_static("x-keyclasp-uri");
 /// In a dry run: why the request would have been refused.
-const DRY_RUN: HeaderName = HeaderName::from_static("x-keyclasp-dry-run");
+static DRY_RUN: HeaderName = HeaderName::from_static("x-keyclasp-dry-run");
 /// For a proxy that knows two refusals: which status it is really,
-const STATUS: HeaderName = HeaderName::from_static("x-keyclasp-status");
+static STATUS: HeaderName = HeaderName::from_static("x-keyclasp-status");
 /// why,
-const REASON: HeaderName = HeaderName::from_static("x-keyclasp-reason");
+static REASON: HeaderName = HeaderName::from_static("x-keyclasp-reason");
 /// and what the client shall be told, as the body of an answer is not passed on.
-const TOLD: HeaderName = HeaderName::from_static("x-keyclasp-problem");
+static TOLD: HeaderName = HeaderName::from_static("x-keyclasp-problem");
 /// Longest value of that: nginx takes 4 KiB of header fields unless it is configured otherwise.
 const LONGEST_TOLD: usize = 2048;
 
-/// Fields that can hold a key and nothing else, or a key instead of something else.
-const HOLDERS: [HeaderName; 3] =
-    [AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+/// Fields that can hold a key.
+static HOLDERS: [HeaderName; 4] =
+    [AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key"), COOKIE];
 
-/// The answer to the proxy whose question had the header `head`; None where that is not known any more.
-pub(super) fn answer(verdict: &Verdict, style: Style, head: Option<&HeaderMap>) -> Response<Body> {
+/// The fields of the identity.
+static IDENTITY_FIELDS: [HeaderName; IDENTITY.len()] = {
+    let [owner, kind, key_id, realm, scopes] = IDENTITY;
+    [
+        HeaderName::from_static(owner),
+        HeaderName::from_static(kind),
+        HeaderName::from_static(key_id),
+        HeaderName::from_static(realm),
+        HeaderName::from_static(scopes),
+    ]
+};
+/// Fields of a usual answer, with those that the gateway adds.
+const USUAL_FIELDS: usize = 12;
+
+/// Where the header fields of an answer are put.
+trait Fields {
+    /// Adds one. A value that no field can have is left out.
+    fn add(&mut self, name: &HeaderName, value: &[u8]);
+}
+
+impl Fields for HeaderMap {
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        if let Ok(mut value) = HeaderValue::from_bytes(value) {
+            value.set_sensitive([&COOKIES, &COOKIE, &AUTHORIZATION].contains(&name));
+            self.append(name, value);
+        }
+    }
+}
+
+impl Fields for Lines {
+    fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        self.add(name, value);
+    }
+}
+
+/// The answer to the proxy whose question had these header fields; None where they are not known any more.
+pub(super) fn answer(verdict: &Verdict, style: Style, asked: Option<&[Field<'_>]>) -> Response<Body> {
     if let Conclusion::Refused(refusal) = &verdict.conclusion {
-        return refused(refusal, style);
+        let Refused { status, told, fields, body } = Refused::new(refusal, style);
+        let mut response = Response::new(Body::new(Full::new(body)));
+        *response.status_mut() = told;
+        *response.headers_mut() = fields;
+        count_as(&mut response, status);
+        return response;
     }
     let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    if !style.takes_fields_from_the_answer() {
-        // Caddy writes down the name of a field that it shall copy and does not find.
-        for name in IDENTITY {
-            headers.insert(name, HeaderValue::from_static(""));
-        }
-    }
-    if let Conclusion::Key(held) = &verdict.conclusion {
-        for (name, value) in identity(held.record()) {
-            // Visible ASCII is always a value.
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(name, value);
-            }
-        }
-    }
-    if let Some(would) = &verdict.would {
-        headers.insert(DRY_RUN, HeaderValue::from_static(would.name()));
-    }
-    match head {
-        Some(head) => keep(verdict, style, head, headers),
-        // Nobody looked for a key: a dry run, which takes nothing away, but behind Traefik, which takes from here what
-        // is not known any more.
-        None => {
-            headers.insert(KEEP, HeaderValue::from_static("authorization, x-api-key, api-key, cookie"));
-        }
-    }
+    *response.headers_mut() = HeaderMap::with_capacity(USUAL_FIELDS);
+    allowed(verdict, style, asked, response.headers_mut());
     response
 }
 
-fn keep(verdict: &Verdict, style: Style, head: &HeaderMap, answer: &mut HeaderMap) {
-    let stays = |name: &HeaderName| {
+/// The same in the form of a question that is answered where it lies.
+pub(super) fn lean(verdict: &Verdict, style: Style, asked: &[Field<'_>]) -> LeanAnswer {
+    if let Conclusion::Refused(refusal) = &verdict.conclusion {
+        let Refused { status, told, fields, body } = Refused::new(refusal, style);
+        return LeanAnswer { status: told, counts_as: status, fields: Lines::from(&fields), body };
+    }
+    let mut fields = Lines::new();
+    allowed(verdict, style, Some(asked), &mut fields);
+    LeanAnswer { status: StatusCode::OK, counts_as: StatusCode::OK, fields, body: Bytes::new() }
+}
+
+fn allowed(verdict: &Verdict, style: Style, asked: Option<&[Field<'_>]>, answer: &mut impl Fields) {
+    match &verdict.conclusion {
+        Conclusion::Key(held) => {
+            let identity = Identity::of(held.record());
+            for (name, (_, value)) in IDENTITY_FIELDS.iter().zip(identity.fields()) {
+                answer.add(name, value.as_bytes());
+            }
+        }
+        // Caddy writes down the name of a field that it shall copy and does not find.
+        Conclusion::Anonymous | Conclusion::Refused(_) if !style.takes_fields_from_the_answer() => {
+            for name in &IDENTITY_FIELDS {
+                answer.add(name, b"");
+            }
+        }
+        Conclusion::Anonymous | Conclusion::Refused(_) => {}
+    }
+    if let Some(would) = &verdict.would {
+        answer.add(&DRY_RUN, would.name().as_bytes());
+    }
+    match asked {
+        Some(asked) => keep(verdict, style, asked, answer),
+        // Nobody looked for a key: a dry run, which takes nothing away, but behind Traefik, which takes from here what
+        // is not known any more.
+        None => answer.add(&KEEP, b"authorization, x-api-key, api-key, cookie"),
+    }
+}
+
+fn keep(verdict: &Verdict, style: Style, asked: &[Field<'_>], answer: &mut impl Fields) {
+    let stays = |name: &&HeaderName| {
         let stripped = match &verdict.strip.cookie {
-            _ if *name != COOKIE => verdict.strip.headers.contains(&name.as_str()),
+            _ if **name != COOKIE => verdict.strip.headers.contains(&name.as_str()),
             StripCookie::Keep => false,
             StripCookie::Remove | StripCookie::Replace(_) => true,
         };
-        head.contains_key(name) && !stripped
+        !stripped && of_name(asked, name).next().is_some()
     };
-    let kept: Vec<_> = HOLDERS.into_iter().chain([COOKIE]).filter(stays).collect();
-    let names: Vec<_> = kept.iter().map(HeaderName::as_str).collect();
-    if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
-        answer.insert(KEEP, names);
+    let kept = || HOLDERS.iter().filter(stays);
+    let mut names = String::new();
+    for name in kept() {
+        if !names.is_empty() {
+            names.push_str(", ");
+        }
+        names.push_str(name.as_str());
     }
+    answer.add(&KEEP, names.as_bytes());
     if style.takes_fields_from_the_answer() {
-        for name in &kept {
-            for value in head.get_all(name) {
-                answer.append(name, value.clone());
+        for name in kept() {
+            for field in of_name(asked, name) {
+                answer.add(name, field.value);
             }
         }
     }
-    if let StripCookie::Replace(rest) = &verdict.strip.cookie
-        && let Ok(mut rest) = HeaderValue::from_bytes(rest)
-    {
-        rest.set_sensitive(true);
+    if let StripCookie::Replace(rest) = &verdict.strip.cookie {
         if style.takes_fields_from_the_answer() {
-            answer.insert(COOKIE, rest.clone());
+            answer.add(&COOKIE, rest);
         }
-        answer.insert(COOKIES, rest);
+        answer.add(&COOKIES, rest);
     }
     if !verdict.strip.query.is_empty()
-        && let Ok(original) = style.read(head)
-        && let Ok(target) = HeaderValue::from_bytes(&without(original.target, &verdict.strip.query))
+        && let Ok(original) = style.read(asked)
     {
-        answer.insert(TARGET, target);
+        answer.add(&TARGET, &without(original.target, &verdict.strip.query));
     }
+}
+
+fn of_name<'a>(fields: &'a [Field<'a>], name: &HeaderName) -> impl Iterator<Item = &'a Field<'a>> {
+    fields.iter().filter(move |field| field.name == name.as_str().as_bytes())
 }
 
 /// `target` without these parameters of its query; all others stay as they were spelled.
@@ -122,46 +181,48 @@ fn without(target: &[u8], names: &[String]) -> Vec<u8> {
     if rest.is_empty() { path.to_vec() } else { [path, b"?", &rest].concat() }
 }
 
-fn refused(refusal: &Refusal, style: Style) -> Response<Body> {
-    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let problem = refusal.problem();
-    let mut headers: HeaderMap = refusal.headers().into_iter().collect();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
-    let told = if style.knows_two_refusals() && !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        StatusCode::FORBIDDEN
-    } else {
-        status
-    };
-    if style.knows_two_refusals() {
-        headers.insert(STATUS, HeaderValue::from(status.as_u16()));
-        headers.insert(REASON, HeaderValue::from_static(refusal.name()));
-        if problem.len() <= LONGEST_TOLD
-            && let Ok(problem) = HeaderValue::from_bytes(&problem)
-        {
-            headers.insert(TOLD, problem);
+/// A refusal as a proxy takes it.
+struct Refused {
+    /// What it is,
+    status: StatusCode,
+    /// and what it is told as.
+    told: StatusCode,
+    fields: HeaderMap,
+    body: Bytes,
+}
+
+impl Refused {
+    fn new(refusal: &Refusal, style: Style) -> Self {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let problem = refusal.problem();
+        let mut fields: HeaderMap = refusal.headers().into_iter().collect();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+        let mut told = status;
+        if style.knows_two_refusals() {
+            if status != StatusCode::UNAUTHORIZED {
+                told = StatusCode::FORBIDDEN;
+            }
+            fields.insert(&STATUS, HeaderValue::from(status.as_u16()));
+            fields.insert(&REASON, HeaderValue::from_static(refusal.name()));
+            if problem.len() <= LONGEST_TOLD
+                && let Ok(problem) = HeaderValue::from_bytes(&problem)
+            {
+                fields.insert(&TOLD, problem);
+            }
         }
+        Self { status, told, fields, body: problem.into() }
     }
-    let mut response = Response::new(Body::new(Full::new(Bytes::from(problem))));
-    *response.status_mut() = told;
-    *response.headers_mut() = headers;
-    count_as(&mut response, status);
-    response
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
     use http_body_util::BodyExt as _;
 
     use super::*;
     use crate::rpc::proxy::{Reason, Strip};
 
-    fn head(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut request = Request::builder();
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        request.body(()).unwrap().into_parts().0.headers
+    fn head<'a>(fields: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
+        fields.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
     }
 
     fn verdict(conclusion: Conclusion, strip: Strip) -> Verdict {

@@ -5,9 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-
-use crate::rpc::proxy::{Strip, StripCookie, read_address};
+use crate::rpc::proxy::{Field, Strip, StripCookie, read_address};
 
 /// A kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,66 +95,59 @@ impl Style {
     }
 
     /// What the proxy says.
-    pub(super) fn read(self, headers: &HeaderMap) -> Result<Original<'_>, Unreadable> {
-        let (method, target_name, host, address) = match self {
+    pub(super) fn read<'a>(self, fields: &[Field<'a>]) -> Result<Original<'a>, Unreadable> {
+        let names = match self {
             Self::Forwarded | Self::HaProxy | Self::Traefik => {
-                ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-for")
+                ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-for"]
             }
-            Self::Nginx => ("x-original-method", "x-original-uri", "x-original-host", "x-real-ip"),
+            Self::Nginx => ["x-original-method", "x-original-uri", "x-original-host", "x-real-ip"],
         };
-        let target = only(headers, target_name)?.ok_or(Unreadable::Missing(target_name))?;
+        let mut said = names.map(|name| (name, None));
+        for field in fields.iter().filter(|field| field.name.starts_with(b"x-")) {
+            if let Some((name, value)) = said.iter_mut().find(|(name, _)| name.as_bytes() == field.name)
+                && value.replace(field.value).is_some()
+            {
+                return Err(Unreadable::Repeated(name));
+            }
+        }
+        // Nothing is decided by method and host; but where there are two, somebody meddled.
+        let [(method_name, method), (target_name, target), _, (_, entries)] = said;
+        let target = target.ok_or(Unreadable::Missing(target_name))?;
         // RFC 9112, section 3.2: the target of an OPTIONS may be an asterisk. A proxy makes a path of all others.
         if !(target.starts_with(b"/") || target == b"*") {
             return Err(Unreadable::NoPath(target_name));
         }
-        // Nothing is decided by method and host; but where there are two, somebody meddled.
-        if only(headers, method)?.is_none_or(<[u8]>::is_empty) {
-            return Err(Unreadable::Missing(method));
+        if method.is_none_or(<[u8]>::is_empty) {
+            return Err(Unreadable::Missing(method_name));
         }
-        only(headers, host)?;
         // The last entry is the proxy's own: who is connected to it. Those before are for
         // `forward_auth.trusted_proxies` to judge.
-        let entries = only(headers, address)?;
         let address = entries.and_then(|entries| read_address(entries.rsplit(|byte| *byte == b',').next()?));
         Ok(Original { target, address })
     }
 }
 
-/// The value of a field of which there is at most one.
-fn only<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a [u8]>, Unreadable> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
-        _ => Err(Unreadable::Repeated(name)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
-
     use super::*;
 
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let field = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
-        };
-        fields.iter().map(field).collect()
+    fn headers<'a>(fields: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
+        fields.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
     }
 
     /// As Traefik 3 and Caddy 2 send them, and as the configuration of nginx has it.
     const FORWARDED: [(&str, &str); 5] = [
-        ("X-Forwarded-Method", "POST"),
-        ("X-Forwarded-Proto", "https"),
-        ("X-Forwarded-Host", "api.example.com"),
-        ("X-Forwarded-Uri", "/a?b=c"),
-        ("X-Forwarded-For", "203.0.113.9, 192.0.2.7"),
+        ("x-forwarded-method", "POST"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "api.example.com"),
+        ("x-forwarded-uri", "/a?b=c"),
+        ("x-forwarded-for", "203.0.113.9, 192.0.2.7"),
     ];
     const NGINX: [(&str, &str); 4] = [
-        ("X-Original-Method", "POST"),
-        ("X-Original-URI", "/a?b=c"),
-        ("X-Original-Host", "api.example.com"),
-        ("X-Real-IP", "192.0.2.7"),
+        ("x-original-method", "POST"),
+        ("x-original-uri", "/a?b=c"),
+        ("x-original-host", "api.example.com"),
+        ("x-real-ip", "192.0.2.7"),
     ];
 
     #[test]
@@ -174,7 +165,7 @@ mod tests {
         // Those of another style are a client's.
         assert_eq!(Style::Nginx.read(&headers(&FORWARDED)), Err(Unreadable::Missing("x-original-uri")));
         assert_eq!(Style::Forwarded.read(&headers(&NGINX)), Err(Unreadable::Missing("x-forwarded-uri")));
-        let both = headers(&[&FORWARDED[..], &[("X-Original-URI", "/x"), ("X-Real-IP", "203.0.113.1")]].concat());
+        let both = headers(&[&FORWARDED[..], &[("x-original-uri", "/x"), ("x-real-ip", "203.0.113.1")]].concat());
         assert_eq!(Style::Forwarded.read(&both).unwrap().target, b"/a?b=c");
         assert_eq!(Style::Forwarded.read(&both).unwrap().address, Some("192.0.2.7".parse().unwrap()));
     }
@@ -182,12 +173,9 @@ mod tests {
     #[test]
     fn what_is_there_twice_is_not_believed() {
         for (style, fields) in [(Style::Forwarded, &FORWARDED[..]), (Style::Nginx, &NGINX)] {
-            for (name, value) in fields.iter().filter(|(name, _)| *name != "X-Forwarded-Proto") {
+            for (name, value) in fields.iter().filter(|(name, _)| *name != "x-forwarded-proto") {
                 let twice = headers(&[fields, &[(*name, *value)]].concat());
-                assert!(
-                    matches!(style.read(&twice), Err(Unreadable::Repeated(named)) if named.eq_ignore_ascii_case(name)),
-                    "{name}"
-                );
+                assert!(matches!(style.read(&twice), Err(Unreadable::Repeated(named)) if named == *name), "{name}");
             }
         }
     }
@@ -195,16 +183,16 @@ mod tests {
     #[test]
     fn target_and_method_have_to_be_there_and_the_address_need_not() {
         for (name, replaced, readable) in [
-            ("X-Forwarded-Uri", None, false),
-            ("X-Forwarded-Uri", Some("a"), false),
-            ("X-Forwarded-Uri", Some(""), false),
-            ("X-Forwarded-Uri", Some("http://x/a"), false),
-            ("X-Forwarded-Uri", Some("*"), true),
-            ("X-Forwarded-Method", None, false),
-            ("X-Forwarded-Method", Some(""), false),
-            ("X-Forwarded-Host", None, true),
-            ("X-Forwarded-For", None, true),
-            ("X-Forwarded-For", Some("192.0.2.1, unknown"), true),
+            ("x-forwarded-uri", None, false),
+            ("x-forwarded-uri", Some("a"), false),
+            ("x-forwarded-uri", Some(""), false),
+            ("x-forwarded-uri", Some("http://x/a"), false),
+            ("x-forwarded-uri", Some("*"), true),
+            ("x-forwarded-method", None, false),
+            ("x-forwarded-method", Some(""), false),
+            ("x-forwarded-host", None, true),
+            ("x-forwarded-for", None, true),
+            ("x-forwarded-for", Some("192.0.2.1, unknown"), true),
         ] {
             let fields = FORWARDED.iter().filter_map(|(known, value)| {
                 if *known == name { replaced.map(|value| (*known, value)) } else { Some((*known, *value)) }
@@ -212,7 +200,7 @@ mod tests {
             let headers = headers(&fields.collect::<Vec<_>>());
             let read = Style::Forwarded.read(&headers);
             assert_eq!(read.is_ok(), readable, "{name} {replaced:?}");
-            assert!(read.is_err() || name != "X-Forwarded-For" || read.unwrap().address.is_none());
+            assert!(read.is_err() || name != "x-forwarded-for" || read.unwrap().address.is_none());
         }
     }
 

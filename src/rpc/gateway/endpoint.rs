@@ -23,6 +23,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::body::RequestBody;
+use super::lean::LeanHandler;
 use super::{Peer, overloaded};
 use crate::clock::alarm::{Late, within};
 use crate::key::Cidrs;
@@ -52,6 +53,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether the header has to be known also when an answer failed. That takes a copy of it for each request.
     fn keeps_headers(&self, _uri: &Uri) -> bool {
         false
+    }
+
+    /// For the requests of one connection that need no more of a gateway than a peer's have to; none: there are no
+    /// such requests.
+    fn lean(&self) -> Option<Box<dyn LeanHandler>> {
+        None
     }
 }
 
@@ -153,7 +160,7 @@ impl Served {
         Self { endpoint, counts }
     }
 
-    fn refuse(&self, uri: &Uri, headers: Option<&HeaderMap>, unserved: &Unserved) -> Response<Body> {
+    pub(super) fn refuse(&self, uri: &Uri, headers: Option<&HeaderMap>, unserved: &Unserved) -> Response<Body> {
         let mut response = match headers {
             Some(headers) => self.endpoint.handler.refuse_asked(uri, headers, unserved),
             None => self.endpoint.handler.refuse(uri, unserved),
@@ -173,6 +180,29 @@ impl Served {
         response
     }
 
+    /// Its whole path.
+    pub(super) fn path(&self) -> &str {
+        &self.endpoint.path
+    }
+
+    pub(super) fn lean(&self) -> Option<Box<dyn LeanHandler>> {
+        self.endpoint.handler.lean()
+    }
+
+    /// Counts an answer to a request that had no place.
+    pub(super) fn count(&self, peer: &Peer, started: Duration, status: StatusCode) {
+        count(peer, &self.counts, started, status);
+    }
+
+    /// What `work` comes to, unless it panics or takes longer than `budget`.
+    pub(super) async fn bounded<T>(&self, budget: Duration, work: impl Future<Output = T>) -> Result<T, Unserved> {
+        match within(budget, unpanicked(work)).await {
+            Ok(Some(output)) => Ok(output),
+            Ok(None) => Err(panicked(self.path())),
+            Err(Late) => Err(too_late()),
+        }
+    }
+
     /// Everything that comes before the body. Nothing here waits.
     fn admit(
         &self,
@@ -186,6 +216,18 @@ impl Served {
             let error = Error::new(ErrorKind::RequestMalformed, "this path does not take this method");
             return Err(Unserved { status: StatusCode::METHOD_NOT_ALLOWED, error });
         }
+        let ticket = self.ticket(peer, started)?;
+        match self.caller(peer, request) {
+            Ok(caller) => Ok((caller, ticket)),
+            Err(unserved) => {
+                ticket.forget();
+                Err(unserved)
+            }
+        }
+    }
+
+    /// A place among the requests in flight.
+    pub(super) fn ticket(&self, peer: &Arc<Peer>, started: Duration) -> Result<Ticket, Unserved> {
         let shared = peer.shared();
         let (place, limit) = match self.endpoint.access {
             Access::Open => (Place::Open, shared.limits.open_in_flight()),
@@ -194,15 +236,17 @@ impl Served {
         if !shared.metrics.begin_call(place, limit) {
             return Err(Unserved { status: StatusCode::SERVICE_UNAVAILABLE, error: overloaded(place) });
         }
-        let ticket =
-            Ticket { peer: Arc::clone(peer), counts: Arc::clone(&self.counts), started, place, answered: false };
-        match self.caller(peer, request) {
-            Ok(caller) => Ok((caller, ticket)),
-            Err(unserved) => {
-                ticket.forget();
-                Err(unserved)
-            }
-        }
+        Ok(Ticket { peer: Arc::clone(peer), counts: Arc::clone(&self.counts), started, place, answered: false })
+    }
+
+    /// Who a peer is, by where it connects from. None: nobody who may ask, or the endpoint judges otherwise.
+    pub(super) fn known_peer(&self, peer: &Peer) -> Option<Caller> {
+        let Access::Peers { peers, principal } = &self.endpoint.access else { return None };
+        let address = peer.origin.parse::<IpAddr>().ok()?;
+        peers.contain(address).then(|| {
+            let (principal, origin) = (Arc::clone(principal), Arc::clone(&peer.origin));
+            Caller::Known(Arc::new(Call { principal, origin, ends: None }))
+        })
     }
 
     fn caller(&self, peer: &Peer, request: &mut Request<RequestBody>) -> Result<Caller, Unserved> {
@@ -220,18 +264,13 @@ impl Served {
                 request.headers_mut().remove(AUTHORIZATION);
                 Ok(Caller::Known(call))
             }
-            Access::Peers { peers, principal } => {
-                let address = peer.origin.parse::<IpAddr>();
-                if !address.is_ok_and(|address| peers.contain(address)) {
-                    let error = Error::new(
-                        ErrorKind::RoleMissing,
-                        format!("{} may not ask; the proxies that may are configured in keyclasp", peer.origin),
-                    );
-                    return Err(Unserved { status: StatusCode::FORBIDDEN, error });
-                }
-                let (principal, origin) = (Arc::clone(principal), Arc::clone(&peer.origin));
-                Ok(Caller::Known(Arc::new(Call { principal, origin, ends: None })))
-            }
+            Access::Peers { .. } => self.known_peer(peer).ok_or_else(|| {
+                let error = Error::new(
+                    ErrorKind::RoleMissing,
+                    format!("{} may not ask; the proxies that may are configured in keyclasp", peer.origin),
+                );
+                Unserved { status: StatusCode::FORBIDDEN, error }
+            }),
         }
     }
 }
@@ -249,7 +288,7 @@ pub(super) fn answer(
         Ok(admitted) => admitted,
         Err(unserved) => {
             let response = served.refuse(request.uri(), Some(request.headers()), &unserved);
-            count(peer, &served.counts, started, &response);
+            served.count(peer, started, counted(&response));
             return Box::pin(std::future::ready(finished(response, head)));
         }
     };
@@ -260,14 +299,12 @@ pub(super) fn answer(
         let uri = request.uri().clone();
         let headers = served.endpoint.handler.keeps_headers(&uri).then(|| request.headers().clone());
         let refuse = |unserved: &Unserved| served.refuse(&uri, headers.as_ref(), unserved);
-        let work = unpanicked(work(&served, caller, request, started.saturating_add(budget), message_time));
-        let response = match within(ticket.left(budget), work).await {
-            Ok(Some(Ok(response))) => response,
-            Ok(Some(Err(unserved))) => refuse(&unserved),
-            Ok(None) => refuse(&panicked(&served.endpoint.path)),
-            Err(Late) => refuse(&too_late()),
+        let work = work(&served, caller, request, started.saturating_add(budget), message_time);
+        let response = match served.bounded(ticket.left(budget), work).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(unserved)) | Err(unserved) => refuse(&unserved),
         };
-        ticket.count(&response);
+        ticket.count(counted(&response));
         finished(response, head)
     })
 }
@@ -349,7 +386,7 @@ fn finished(mut response: Response<Body>, head: bool) -> Response<Body> {
 }
 
 /// A request's place among those in flight, until dropped.
-struct Ticket {
+pub(super) struct Ticket {
     peer: Arc<Peer>,
     counts: Arc<PerMethod>,
     started: Duration,
@@ -367,9 +404,9 @@ impl Ticket {
         self.answered = true;
     }
 
-    fn count(&mut self, response: &Response<Body>) {
+    pub(super) fn count(&mut self, status: StatusCode) {
         self.answered = true;
-        count(&self.peer, &self.counts, self.started, response);
+        count(&self.peer, &self.counts, self.started, status);
     }
 }
 
@@ -383,9 +420,13 @@ impl Drop for Ticket {
     }
 }
 
-fn count(peer: &Peer, counts: &PerMethod, started: Duration, response: &Response<Body>) {
-    let status = response.extensions().get::<CountAs>().map_or(response.status(), |counted| counted.0);
+fn count(peer: &Peer, counts: &PerMethod, started: Duration, status: StatusCode) {
     counts.answered(code(status), peer.shared().clock.elapsed().saturating_sub(started));
+}
+
+/// The status as which an answer is counted.
+pub(super) fn counted(response: &Response<Body>) -> StatusCode {
+    response.extensions().get::<CountAs>().map_or(response.status(), |counted| counted.0)
 }
 
 /// The code as which an HTTP status is counted.

@@ -1,27 +1,69 @@
 //! The header fields that tell an upstream whose key a request came with.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::key::KeyRecord;
+use crate::key::{ID_LEN, KeyRecord, Scope};
+use crate::rpc::ascii;
 
 /// Their names.
 pub(in crate::rpc) const IDENTITY: [&str; 5] =
     ["x-keyclasp-owner", "x-keyclasp-owner-kind", "x-keyclasp-key-id", "x-keyclasp-realm", "x-keyclasp-scopes"];
 
-/// Each with its value, in the order of [`IDENTITY`]; bytes outside of visible ASCII are percent-encoded.
-/// Scopes are separated by spaces; the value of a key without scopes is empty.
-pub(in crate::rpc) fn identity(record: &KeyRecord) -> [(&'static str, String); 5] {
-    let owner = &record.owner.reference;
-    let scopes: Vec<_> = record.scopes.as_slice().iter().map(|scope| scope.as_str()).collect();
-    let [owner_name, kind_name, id_name, realm_name, scopes_name] = IDENTITY;
-    [
-        (owner_name, visible(owner.id())),
-        (kind_name, owner.kind().name().to_owned()),
-        (id_name, record.id.to_string()),
-        (realm_name, visible(record.realm.as_str())),
-        // Scopes are visible ASCII.
-        (scopes_name, scopes.join(" ")),
-    ]
+/// Whose key a request came with.
+#[derive(Debug)]
+pub(in crate::rpc) struct Identity<'a> {
+    record: &'a KeyRecord,
+    key_id: [u8; ID_LEN],
+    owner: Cow<'a, str>,
+    realm: Cow<'a, str>,
+    scopes: Cow<'a, str>,
+}
+
+impl<'a> Identity<'a> {
+    pub(in crate::rpc) fn of(record: &'a KeyRecord) -> Self {
+        let scopes = match record.scopes.as_slice() {
+            [] => Cow::Borrowed(""),
+            [scope] => Cow::Borrowed(scope.as_str()),
+            scopes => Cow::Owned(joined(scopes)),
+        };
+        Self {
+            record,
+            key_id: record.id.digits(),
+            owner: visible(record.owner.reference.id()),
+            realm: visible(record.realm.as_str()),
+            scopes,
+        }
+    }
+
+    /// The fields with their values, in the order of [`IDENTITY`]; bytes outside of visible ASCII are percent-encoded.
+    /// Scopes, which are visible ASCII, are separated by spaces; the value of a key without scopes is empty.
+    pub(in crate::rpc) fn fields(&self) -> [(&'static str, &str); IDENTITY.len()] {
+        let [owner, kind, id, realm, scopes] = IDENTITY;
+        [
+            (owner, &self.owner),
+            (kind, self.record.owner.reference.kind().name()),
+            (id, self.key_id()),
+            (realm, &self.realm),
+            (scopes, &self.scopes),
+        ]
+    }
+
+    /// The id of the key.
+    pub(in crate::rpc) fn key_id(&self) -> &str {
+        std::str::from_utf8(&self.key_id).unwrap_or_default()
+    }
+}
+
+fn joined(scopes: &[Scope]) -> String {
+    let mut joined = String::with_capacity(scopes.iter().map(|scope| scope.as_str().len() + 1).sum());
+    for scope in scopes {
+        if !joined.is_empty() {
+            joined.push(' ');
+        }
+        joined.push_str(scope.as_str());
+    }
+    joined
 }
 
 /// Whether an upstream could take a field of this name for one of them: CGI and WSGI know no difference
@@ -41,17 +83,21 @@ pub(in crate::rpc) fn is_identity(name: &[u8]) -> bool {
 }
 
 /// `text` with every byte outside of visible ASCII, and `%` itself, percent-encoded (RFC 3986, section 2.1).
-pub(super) fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    let stays = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+    if ascii::is_visible(text.as_bytes()) && !text.as_bytes().contains(&b'%') {
+        return Cow::Borrowed(text);
+    }
     let mut visible = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_graphic() && byte != b'%' {
+        if stays(byte) {
             visible.push(char::from(byte));
         } else {
             // Writing to a String cannot fail.
             let _ = write!(visible, "%{byte:02X}");
         }
     }
-    visible
+    Cow::Owned(visible)
 }
 
 #[cfg(test)]

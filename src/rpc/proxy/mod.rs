@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub(in crate::rpc) use self::address::read as read_address;
 pub use self::hosts::{Host, Hosts};
-pub(in crate::rpc) use self::identity::{IDENTITY, identity, is_identity};
+pub(in crate::rpc) use self::identity::{IDENTITY, Identity, is_identity};
 use self::metrics::Decision;
 pub use self::metrics::{Proxy, ProxyMetrics};
 pub(in crate::rpc) use self::refusal::{PROBLEM, Reason, Refusal};
@@ -34,11 +34,11 @@ use crate::service::{Error, ErrorKind, Held, Service};
 
 /// A header field of the request that a proxy holds.
 #[derive(Clone, Copy)]
-pub(in crate::rpc) struct Field<'a> {
+pub struct Field<'a> {
     /// In lower case.
-    pub(in crate::rpc) name: &'a [u8],
+    pub name: &'a [u8],
     /// As it came. May be a secret.
-    pub(in crate::rpc) value: &'a [u8],
+    pub value: &'a [u8],
 }
 
 impl fmt::Debug for Field<'_> {
@@ -60,7 +60,7 @@ pub(in crate::rpc) struct Asked<'a> {
     /// The host that was asked for, for the host map.
     pub(in crate::rpc) host: &'a [u8],
     /// What the route requires.
-    pub(in crate::rpc) route: Result<Route, RouteFault>,
+    pub(in crate::rpc) route: Result<&'a Route, &'a RouteFault>,
 }
 
 /// A decision.
@@ -74,7 +74,7 @@ pub(in crate::rpc) struct Verdict {
     pub(in crate::rpc) would: Option<Refusal>,
     /// Whether this is a dry run.
     pub(in crate::rpc) dry_run: bool,
-    /// The realm in which it was decided.
+    /// The realm in which it was decided, where that was not with a key, whose record says it.
     pub(in crate::rpc) realm: Option<Realm>,
     /// The record of a key whose secret matched, though it was refused.
     pub(in crate::rpc) record: Option<Arc<Held>>,
@@ -128,7 +128,7 @@ impl Decider {
         let verdict = self.judge(call, asked).await;
         // A route that says that it is a dry run says it by somebody who may ask about routes at all.
         let may_ask = || call.is_some_and(|call| call.principal.may_somewhere(Right::Validate));
-        self.conclude(verdict, asked.route.as_ref().ok().filter(|route| !route.dry_run || may_ask()))
+        self.conclude(verdict, asked.route.ok().filter(|route| !route.dry_run || may_ask()))
     }
 
     /// The decision about a request that could not be read, or not be decided about; `route`, where it is known all
@@ -194,7 +194,7 @@ impl Decider {
     }
 
     async fn judge(&self, call: Option<&Call>, asked: &Asked<'_>) -> Verdict {
-        let route = match &asked.route {
+        let route = match asked.route {
             Ok(route) => route,
             Err(fault) => return refused(Refusal::fault(fault), None),
         };
@@ -247,7 +247,9 @@ fn finish(conclusion: Conclusion, strip: Strip, realm: Option<&Realm>) -> Verdic
         (Conclusion::Refused(refusal), Some(realm)) => Conclusion::Refused(refusal.within(realm)),
         (conclusion, _) => conclusion,
     };
-    Verdict { conclusion, strip, would: None, dry_run: false, realm: realm.cloned(), record: None }
+    // A key's record says it.
+    let realm = realm.filter(|_| !matches!(conclusion, Conclusion::Key(_))).cloned();
+    Verdict { conclusion, strip, would: None, dry_run: false, realm, record: None }
 }
 
 fn refused(refusal: Refusal, realm: Option<&Realm>) -> Verdict {

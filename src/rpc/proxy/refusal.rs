@@ -307,7 +307,8 @@ impl Refusal {
     pub(in crate::rpc) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = Vec::with_capacity(2);
         if self.status() == 401 {
-            let realm = self.realm.as_ref().map_or_else(|| "keyclasp".to_owned(), |realm| visible(realm.as_str()));
+            let realm =
+                self.realm.as_ref().map_or_else(|| "keyclasp".to_owned(), |realm| visible(realm.as_str()).into_owned());
             let quoted = realm.replace('\\', "\\\\").replace('"', "\\\"");
             // Visible ASCII is always a value.
             if let Ok(value) = HeaderValue::try_from(format!("ApiKey realm=\"{quoted}\"")) {

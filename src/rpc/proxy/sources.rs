@@ -266,8 +266,12 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     /// A field that holds a key and nothing else. Proxies join repeated ones by commas.
     fn header(&mut self, name: &'static str, value: &'a [u8]) {
-        for piece in value.split(|byte| *byte == b',') {
-            self.add(name, Text::Sent(trimmed(piece)));
+        if value.contains(&b',') {
+            for piece in value.split(|byte| *byte == b',') {
+                self.add(name, Text::Sent(trimmed(piece)));
+            }
+        } else {
+            self.add(name, Text::Sent(trimmed(value)));
         }
     }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -15,14 +16,17 @@ const PREFACE: usize = 24;
 
 /// Reads fail when the first bytes do not come in time.
 pub(super) struct Prompt<S> {
+    /// What was read of the stream before.
+    unread: BytesMut,
     stream: S,
     missing: usize,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Prompt<S> {
-    pub(super) fn new(stream: S, within: Duration) -> Self {
-        Self { stream, missing: PREFACE, timer: Some(Box::pin(tokio::time::sleep(within))) }
+    /// A connection of which `unread` was read already.
+    pub(super) fn new(unread: BytesMut, stream: S, within: Duration) -> Self {
+        Self { unread, stream, missing: PREFACE, timer: Some(Box::pin(tokio::time::sleep(within))) }
     }
 }
 
@@ -30,7 +34,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let polled = if this.unread.is_empty() {
+            Pin::new(&mut this.stream).poll_read(context, buffer)
+        } else {
+            buffer.put_slice(&this.unread.split_to(this.unread.len().min(buffer.remaining())));
+            if this.unread.is_empty() {
+                // Its room is not needed any more.
+                this.unread = BytesMut::new();
+            }
+            Poll::Ready(Ok(()))
+        };
         let Some(timer) = &mut this.timer else { return polled };
         this.missing = this.missing.saturating_sub(buffer.filled().len().saturating_sub(before));
         if this.missing == 0 {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::io::Prompt;
+use super::lean::{self, Bounds, Left};
 use super::timer::CoarseTimer;
 use super::{QUEUE, ServeConfig, ServeError};
 use crate::rpc::gateway::Gateway;
@@ -122,13 +124,19 @@ impl Worker {
                 accepted = connections.recv() => accepted,
             };
             let Some(accepted) = accepted else { break };
+            // The drain waits for all watchers, whatever they watch.
             let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
-            let (gateway, header_timeout) = (gateway.clone(), self.limits.header_timeout);
+            let (gateway, bounds, drain) = (gateway.clone(), self.bounds(), self.drain.clone());
             tasks.spawn(async move {
                 let Accepted { stream, peer, _counted } = accepted;
                 let Ok(stream) = taken_over(stream) else { return };
                 let service = gateway.connection(peer.ip().to_canonical().to_string());
-                let io = TokioIo::new(Prompt::new(stream, header_timeout));
+                let left = match service.lean() {
+                    Some(lean) => lean::serve(stream, lean, bounds, &drain).await,
+                    None => Left::Unread(stream, BytesMut::new()),
+                };
+                let Left::Unread(stream, unread) = left else { return };
+                let io = TokioIo::new(Prompt::new(unread, stream, bounds.header_timeout));
                 let connection = builder.serve_connection(io, service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
                     tracing::debug!(%peer, error, "a connection ended by an error");
@@ -143,6 +151,13 @@ impl Worker {
         }
     }
 
+    /// Over HTTP/1.1.
+    fn bounds(&self) -> Bounds {
+        let ServerLimits { header_timeout, header_bytes, .. } = self.limits;
+        // Less than 8 KiB is refused by a panic of hyper's.
+        Bounds { header_timeout, header_bytes: usize::try_from(header_bytes).unwrap_or(usize::MAX).max(8192) }
+    }
+
     fn builder(&self) -> auto::Builder<TokioExecutor> {
         let Self { config, limits, .. } = self;
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -150,8 +165,7 @@ impl Worker {
             .http1()
             .timer(CoarseTimer::new())
             .header_read_timeout(limits.header_timeout)
-            // Less than 8 KiB is refused by a panic.
-            .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
+            .max_buf_size(self.bounds().header_bytes);
         builder
             .http2()
             .timer(CoarseTimer::new())

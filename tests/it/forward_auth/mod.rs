@@ -7,3 +7,4 @@ mod examples;
 mod pages;
 mod parts;
 mod proxies;
+mod ways;

@@ -42,6 +42,8 @@ pub(crate) async fn outage(run: &Run, report: &mut Report) -> anyhow::Result<()>
         run.say("Redis is killed");
         try_join_all(clients.iter().map(|client| until_valid(client, cached, &clock))).await?;
         sleep(WRITTEN).await;
+        // Who had no lease again when it was asked read it, and did not keep it.
+        try_join_all(clients.iter().map(|client| until_valid(client, cached, &clock))).await?;
         let place = redis.kill()?;
         let killed = clock.elapsed();
         let last = try_join_all(clients.iter().map(|client| while_valid(client, cached, &clock))).await?;

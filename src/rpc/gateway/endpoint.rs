@@ -55,8 +55,7 @@ pub trait Handler: Send + Sync + 'static {
         false
     }
 
-    /// For the requests of one connection that need no more of a gateway than a peer's have to; none: there are no
-    /// such requests.
+    /// What answers those requests of one connection that are served without hyper; None: there are none.
     fn lean(&self) -> Option<Box<dyn LeanHandler>> {
         None
     }

@@ -54,7 +54,7 @@ impl Lines {
 
     /// Adds one, unless `value` is none that a field can have.
     pub fn add(&mut self, name: &HeaderName, value: &[u8]) {
-        // Nothing else ends the line, or the text in some program (RFC 9110, section 5.5).
+        // All others end the line, or the text in some program (RFC 9110, section 5.5).
         let fits = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
         if ascii::is_printable(value) || value.iter().all(fits) {
             for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {

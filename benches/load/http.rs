@@ -35,6 +35,7 @@ pub(crate) struct Figures {
     pub(crate) p99: f64,
     /// CPU time for a request, in µs, of each of the processes that were asked about.
     pub(crate) cpu: Vec<f64>,
+    pub(crate) answers: u64,
 }
 
 #[derive(Debug, Default)]
@@ -72,12 +73,14 @@ pub(crate) async fn run(load: &Load, pids: &[u32], span: Span) -> anyhow::Result
     }
     ensure!(!times.is_empty(), "no request was answered");
     times.sort_unstable();
-    let answers = count(u64::try_from(times.len())?);
+    let number = u64::try_from(times.len())?;
+    let answers = count(number);
     Ok(Figures {
         rate: answers / (end - begin).as_secs_f64(),
         p50: micros(&times, 0.5),
         p99: micros(&times, 0.99),
         cpu: after.iter().zip(before).map(|(after, before)| (*after - before).as_secs_f64() * 1e6 / answers).collect(),
+        answers: number,
     })
 }
 

@@ -25,10 +25,17 @@ const KEYS: usize = 500;
 /// Keys that are changed.
 const CHANGED: usize = 100;
 const CONNECTIONS: usize = 8;
-/// How long each load lasts.
-const LASTS: Duration = Duration::from_secs(1);
-/// Reads of Redis alone.
+/// How many calls each load makes, at least. What is called most is taken for hot, and the rest for cold beside it; so
+/// the ways of a call are weighed by calls, not by time, in which the fast ones would be made ten times as often.
+const CALLS: u64 = 30_000;
+/// A load is made in turns of this length, until it has made its calls,
+const TURN: Duration = Duration::from_millis(200);
+/// or so many turns.
+const MOST_TURNS: usize = 150;
+/// Reads of Redis alone, each time.
 const READS: usize = 20_000;
+/// How often each reference is asked what keyclasp is asked: that has four homes.
+const ROUNDS: usize = 4;
 
 /// Trains `programs.keyclasp`: from memory and with a read each time, on the embedded store and on Redis; and
 /// `programs.load`.
@@ -54,9 +61,11 @@ pub(crate) async fn train(programs: &Programs, scratch: &Scratch, cores: Cores) 
     let start =
         |what| reference(&programs.load, &[what], material.answer_len, cores.server, &scratch.path("references.log"));
     let (noop, allow, constant) = (start("noop")?, start("allow")?, start("constant")?);
-    load(&noop, &material, Method::Valid, &[1, 64, 256]).await.context("no-op")?;
-    load(&allow, &material, Method::Allowed, &[1, 64]).await.context("allow")?;
-    forward_auth(&constant, &material).await.context("constant")?;
+    for _ in 0..ROUNDS {
+        load(&noop, &material, Method::Valid, &[1, 64, 256]).await.context("no-op")?;
+        load(&allow, &material, Method::Allowed, &[1, 64]).await.context("allow")?;
+        forward_auth(&constant, &material).await.context("constant")?;
+    }
     for server in [noop, allow, constant] {
         server.process.stop()?;
     }
@@ -86,8 +95,7 @@ async fn one(home: &Home, core: usize) -> anyhow::Result<Material> {
     Ok(material)
 }
 
-/// What proxies ask, from memory. Once, and for a short time: what is called most of all is taken for hot, and reads of
-/// Redis are slow and few beside it.
+/// What proxies ask, from memory.
 async fn proxies(home: &Home, core: usize) -> anyhow::Result<()> {
     let (server, _) = home.serve(core)?;
     let material = home.prepare(KEYS).await?;
@@ -116,7 +124,13 @@ async fn meet(server: &Server, material: &Material, method: Method, in_flight: u
         pace: Pace::Closed(in_flight / connections),
         may_be_refused: false,
     };
-    drive(&[load], server.process.id(), Span::of(LASTS)).await?;
+    let (loads, mut calls) = ([load], 0);
+    for _ in 0..MOST_TURNS {
+        calls += drive(&loads, server.process.id(), Span::of(TURN)).await?.iter().map(|one| one.calls).sum::<u64>();
+        if calls >= CALLS {
+            break;
+        }
+    }
     Ok(())
 }
 
@@ -124,7 +138,13 @@ async fn meet(server: &Server, material: &Material, method: Method, in_flight: u
 async fn forward_auth(server: &Server, material: &Material) -> anyhow::Result<()> {
     for connections in [1, 32] {
         let load = http::Load { address: server.address, requests: proxies::asked(&material.keys), connections };
-        http::run(&load, &[], Span::of(LASTS)).await?;
+        let mut answers = 0;
+        for _ in 0..MOST_TURNS {
+            answers += http::run(&load, &[], Span::of(TURN)).await?.answers;
+            if answers >= CALLS {
+                break;
+            }
+        }
     }
     Ok(())
 }

@@ -90,6 +90,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::brief::Brief;
     use super::super::record::{Revocation, Suspension, example};
     use super::super::scope::Scopes;
     use super::super::values::{Actor, Cidrs, Principals, Reason};
@@ -180,7 +181,11 @@ mod tests {
         for (name, setup, expected) in table {
             let mut record = example();
             setup(&mut record);
-            assert_eq!(decide(&record, &Implications::default(), &question), expected, "{name}");
+            let decision = decide(&record, &Implications::default(), &question);
+            // What is told in brief is never more than the whole.
+            let passes = Brief::of(&record).passes(&Implications::default(), &question);
+            assert!(!passes || decision == Decision::Valid, "{name}");
+            assert_eq!(decision, expected, "{name}");
         }
     }
 
@@ -341,6 +346,9 @@ mod tests {
                 Decision::PrincipalDenied => "principal",
             };
             prop_assert_eq!(decided, naive.decide());
+            let is_plain = record.revocation.is_none() && record.suspensions.is_empty() && !naive.bound;
+            let passes = Brief::of(&record).passes(&Implications::default(), &question);
+            prop_assert_eq!(passes, is_plain && decided == "valid", "the brief");
         }
     }
 }

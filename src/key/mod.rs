@@ -5,6 +5,7 @@
 //! is valid.
 
 mod base62;
+mod brief;
 pub mod canonical;
 pub mod codec;
 mod decision;
@@ -19,6 +20,7 @@ mod scope;
 mod text;
 mod values;
 
+pub use brief::Brief;
 pub use decision::{Decision, Question, decide};
 pub use event::{Action, Event};
 pub use id::{ID_LEN, KeyId};

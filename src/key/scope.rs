@@ -39,14 +39,21 @@ impl Scope {
     pub fn into_string(self) -> String {
         self.0.into_string()
     }
+}
 
-    fn parts(&self) -> (&str, Option<&str>) {
-        // Scopes are short: looking at each byte is faster than a search made for long texts.
-        let colon = self.0.bytes().rposition(|byte| byte == b':');
-        match colon.and_then(|at| Some((self.0.get(..at)?, self.0.get(at + 1..)?))) {
-            Some((resource, action)) => (resource, Some(action)),
-            None => (&self.0, None),
-        }
+/// Resource and action of a scope.
+fn parts(scope: &str) -> (&str, Option<&str>) {
+    // Scopes are short: looking at each byte is faster than a search made for long texts.
+    let colon = scope.bytes().rposition(|byte| byte == b':');
+    match colon.and_then(|at| Some((scope.get(..at)?, scope.get(at + 1..)?))) {
+        Some((resource, action)) => (resource, Some(action)),
+        None => (scope, None),
+    }
+}
+
+impl AsRef<str> for Scope {
+    fn as_ref(&self) -> &str {
+        &self.0
     }
 }
 
@@ -126,10 +133,14 @@ impl Implications {
     /// has the same resource and `*` or an implying action.
     #[must_use]
     pub fn covers(&self, held: &Scope, required: &Scope) -> bool {
-        if held == required || held.as_str() == "*" {
+        self.text_covers(held.as_str(), required)
+    }
+
+    fn text_covers(&self, held: &str, required: &Scope) -> bool {
+        if held == required.as_str() || held == "*" {
             return true;
         }
-        match (held.parts(), required.parts()) {
+        match (parts(held), parts(required.as_str())) {
             ((resource, Some(action)), (wanted, Some(wanted_action))) if resource == wanted => {
                 action == "*" || self.0.get(action).is_some_and(|implied| implied.contains(wanted_action))
             }
@@ -139,8 +150,8 @@ impl Implications {
 
     /// Whether one of `held` covers `required`.
     #[must_use]
-    pub fn any_covers(&self, held: &[Scope], required: &Scope) -> bool {
-        held.iter().any(|held| self.covers(held, required))
+    pub fn any_covers(&self, held: impl IntoIterator<Item = impl AsRef<str>>, required: &Scope) -> bool {
+        held.into_iter().any(|held| self.text_covers(held.as_ref(), required))
     }
 
     /// `held`, and every scope that one of them implies, for those who compare scopes by their text. What a
@@ -149,7 +160,7 @@ impl Implications {
     pub fn listed(&self, held: &[Scope]) -> BTreeSet<Scope> {
         let mut listed: BTreeSet<Scope> = held.iter().cloned().collect();
         for scope in held {
-            let (resource, Some(action)) = scope.parts() else { continue };
+            let (resource, Some(action)) = parts(scope.as_str()) else { continue };
             let implied = self.0.get(action).into_iter().flatten();
             // What would be no scope, as it is too long, cannot be asked for either.
             listed.extend(implied.filter_map(|action| Scope::parse(&format!("{resource}:{action}")).ok()));

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::fence::Hold;
 use crate::fence::cache::Weigh;
 use crate::hash::TextDigest;
-use crate::key::KeyRecord;
+use crate::key::{Brief, KeyRecord};
 use crate::store::Found;
 
 /// A record that may be kept.
@@ -17,6 +17,8 @@ use crate::store::Found;
 pub struct Held {
     record: Box<KeyRecord>,
     gone_at: Option<Timestamp>,
+    /// What checks look at, made by the first one that finds the record in memory.
+    brief: OnceLock<Brief>,
     /// The digest of the text that was verified as its key.
     verified: OnceCell<TextDigest>,
     /// The answer to a check that it passes, as the wire writes it.
@@ -28,6 +30,12 @@ impl Held {
     #[must_use]
     pub const fn record(&self) -> &KeyRecord {
         &self.record
+    }
+
+    /// What checks look at.
+    #[must_use]
+    pub fn brief(&self) -> &Brief {
+        self.brief.get_or_init(|| Brief::of(&self.record))
     }
 
     /// The answer to a check that this key passes, as `write` writes it the first time. A key that passes
@@ -50,7 +58,7 @@ impl Held {
 impl Hold for Held {
     fn of(found: Found) -> Self {
         let Found { record, gone_at, .. } = found;
-        Self { record, gone_at, verified: OnceCell::new(), answer: OnceLock::new() }
+        Self { record, gone_at, brief: OnceLock::new(), verified: OnceCell::new(), answer: OnceLock::new() }
     }
 
     fn is_gone(&self, now: Timestamp) -> bool {
@@ -60,8 +68,9 @@ impl Hold for Held {
 
 impl Weigh for Held {
     fn weight(&self) -> u64 {
-        // Its texts are held twice: as values, and as the wire writes them.
-        u64::try_from(size_of::<Self>() + size_of::<KeyRecord>() + 2 * texts(&self.record)).unwrap_or(u64::MAX)
+        // Its texts are held twice, as values and as the wire writes them, and some of them a third time.
+        let texts = 2 * texts(&self.record) + Brief::weight(&self.record);
+        u64::try_from(size_of::<Self>() + size_of::<KeyRecord>() + texts).unwrap_or(u64::MAX)
     }
 }
 

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use prost::encoding;
 
-use crate::key::KeyRecord;
+use crate::key::{Brief, Realm};
 use crate::rpc::proxy::{Conclusion, Field, IDENTITY, Identity, PROBLEM, Refusal, StripCookie, Verdict, is_identity};
 use crate::rpc::written::{framed, item, nested};
 use crate::service::Held;
@@ -24,7 +24,7 @@ const OK: i32 = 0;
 /// told in its own terms why it is refused.
 pub(super) fn answer(verdict: &Verdict, fields: &[Field<'_>], grpc: bool) -> Bytes {
     let framed = framed(USUAL, |out| match &verdict.conclusion {
-        Conclusion::Key(held) => allowed(out, Some(&Identity::of(held.record())), verdict, fields),
+        Conclusion::Key(held) => allowed(out, Some(&Identity::of(held.brief())), verdict, fields),
         Conclusion::Anonymous => allowed(out, None, verdict, fields),
         Conclusion::Refused(refusal) => denied(out, refusal, verdict, grpc),
     });
@@ -52,7 +52,7 @@ fn allowed(out: &mut Vec<u8>, identity: Option<&Identity<'_>>, verdict: &Verdict
         for (name, _) in identity.iter().filter(|(_, value)| value.is_empty()) {
             item(out, 5, name);
         }
-        for name in &verdict.strip.headers {
+        for name in verdict.strip.headers.names() {
             item(out, 5, name);
         }
         for field in fields.iter().filter(|field| is_identity(field.name)) {
@@ -127,36 +127,35 @@ fn metadata(out: &mut Vec<u8>, verdict: &Verdict) {
         (Conclusion::Anonymous, None) => ("anonymous", None),
     };
     // Also of a key that was refused: whoever sent it knows its secret.
-    let record = match &verdict.conclusion {
-        Conclusion::Key(held) => Some(held.record()),
-        Conclusion::Anonymous | Conclusion::Refused(_) => verdict.record.as_deref().map(Held::record),
+    let key = match &verdict.conclusion {
+        Conclusion::Key(held) => Some(held.brief()),
+        Conclusion::Anonymous | Conclusion::Refused(_) => verdict.record.as_deref().map(Held::brief),
     };
     nested(out, 4, |out| {
         text_entry(out, "decision", decision);
         entry(out, "dry_run", |out| encoding::bool::encode(4, &verdict.dry_run, out));
-        if let Some(record) = record {
-            let owner = &record.owner.reference;
-            text_entry(out, "key_id", record.id.digits());
-            text_entry(out, "owner", owner.id());
-            text_entry(out, "owner_kind", owner.kind().name());
+        if let Some(key) = key {
+            text_entry(out, "key_id", key.key_id());
+            text_entry(out, "owner", key.owner());
+            text_entry(out, "owner_kind", key.owner_kind().name());
         }
-        if let Some(realm) = record.map(|record| &record.realm).or(verdict.realm.as_ref()) {
-            text_entry(out, "realm", realm.as_str());
+        if let Some(realm) = key.map(Brief::realm).or(verdict.realm.as_ref().map(Realm::as_str)) {
+            text_entry(out, "realm", realm);
         }
         if let Some(refusal) = refusal {
             text_entry(out, "reason", refusal.reason().name());
         }
-        if let Some(record) = record {
-            entry(out, "scopes", |out| scopes(out, record));
+        if let Some(key) = key {
+            entry(out, "scopes", |out| scopes(out, key));
         }
     });
 }
 
 /// A `Value` that is the list of a key's scopes.
-fn scopes(out: &mut Vec<u8>, record: &KeyRecord) {
+fn scopes(out: &mut Vec<u8>, key: &Brief) {
     nested(out, 6, |out| {
-        for scope in record.scopes.as_slice() {
-            nested(out, 1, |out| item(out, 3, scope.as_str()));
+        for scope in key.each_scope() {
+            nested(out, 1, |out| item(out, 3, scope));
         }
     });
 }
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::fence::Hold as _;
-    use crate::key::{Owner, OwnerKind, OwnerRef, Realm, Scopes};
+    use crate::key::{KeyRecord, Owner, OwnerKind, OwnerRef, Scopes};
     use crate::rpc::proto::envoy::config::core::v3::HeaderValueOption;
     use crate::rpc::proto::envoy::service::auth::v3::check_response::HttpResponse;
     use crate::rpc::proto::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
@@ -325,7 +324,7 @@ mod tests {
     #[test]
     fn the_key_is_taken_out_where_it_was() {
         let strip =
-            |cookie| Strip { headers: vec!["authorization", "x-api-key"], query: vec!["key".to_owned()], cookie };
+            |cookie| Strip { headers: ["authorization", "x-api-key"].into(), query: vec!["key".to_owned()], cookie };
         let with = |cookie| Verdict { strip: strip(cookie), ..key(record("ada", &["a"])) };
         let response = read(&with(StripCookie::Remove), &[], false);
         assert_eq!(ok(&response).headers_to_remove, ["cookie", "authorization", "x-api-key"]);

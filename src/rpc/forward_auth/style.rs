@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_key_that_cannot_be_taken_away_does_not_pass() {
-        let header = Strip { headers: vec!["x-api-key"], ..Strip::default() };
+        let header = Strip { headers: ["x-api-key"].into(), ..Strip::default() };
         let query = Strip { query: vec!["key".to_owned()], ..Strip::default() };
         let cookies = [StripCookie::Remove, StripCookie::Replace(b"a=b".to_vec())];
         for (style, in_query, in_cookie) in [

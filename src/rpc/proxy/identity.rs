@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::key::{ID_LEN, KeyRecord, Scope};
+use crate::key::Brief;
 use crate::rpc::ascii;
 
 /// Their names.
@@ -13,27 +13,14 @@ pub(in crate::rpc) const IDENTITY: [&str; 5] =
 /// Whose key a request came with.
 #[derive(Debug)]
 pub(in crate::rpc) struct Identity<'a> {
-    record: &'a KeyRecord,
-    key_id: [u8; ID_LEN],
+    brief: &'a Brief,
     owner: Cow<'a, str>,
     realm: Cow<'a, str>,
-    scopes: Cow<'a, str>,
 }
 
 impl<'a> Identity<'a> {
-    pub(in crate::rpc) fn of(record: &'a KeyRecord) -> Self {
-        let scopes = match record.scopes.as_slice() {
-            [] => Cow::Borrowed(""),
-            [scope] => Cow::Borrowed(scope.as_str()),
-            scopes => Cow::Owned(joined(scopes)),
-        };
-        Self {
-            record,
-            key_id: record.id.digits(),
-            owner: visible(record.owner.reference.id()),
-            realm: visible(record.realm.as_str()),
-            scopes,
-        }
+    pub(in crate::rpc) fn of(brief: &'a Brief) -> Self {
+        Self { brief, owner: visible(brief.owner()), realm: visible(brief.realm()) }
     }
 
     /// The fields with their values, in the order of [`IDENTITY`]; bytes outside of visible ASCII are percent-encoded.
@@ -42,28 +29,12 @@ impl<'a> Identity<'a> {
         let [owner, kind, id, realm, scopes] = IDENTITY;
         [
             (owner, &self.owner),
-            (kind, self.record.owner.reference.kind().name()),
-            (id, self.key_id()),
+            (kind, self.brief.owner_kind().name()),
+            (id, self.brief.key_id()),
             (realm, &self.realm),
-            (scopes, &self.scopes),
+            (scopes, self.brief.scopes()),
         ]
     }
-
-    /// The id of the key.
-    pub(in crate::rpc) fn key_id(&self) -> &str {
-        std::str::from_utf8(&self.key_id).unwrap_or_default()
-    }
-}
-
-fn joined(scopes: &[Scope]) -> String {
-    let mut joined = String::with_capacity(scopes.iter().map(|scope| scope.as_str().len() + 1).sum());
-    for scope in scopes {
-        if !joined.is_empty() {
-            joined.push(' ');
-        }
-        joined.push_str(scope.as_str());
-    }
-    joined
 }
 
 /// Whether an upstream could take a field of this name for one of them: CGI and WSGI know no difference

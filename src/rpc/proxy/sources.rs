@@ -88,12 +88,43 @@ pub(super) enum Found {
 /// Where a key stood, so that it can be taken out there and nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::rpc) struct Strip {
-    /// Names of header fields.
-    pub(in crate::rpc) headers: Vec<&'static str>,
+    /// Header fields, but for the cookies.
+    pub(in crate::rpc) headers: Holders,
     /// Names of parameters of the query.
     pub(in crate::rpc) query: Vec<String>,
     /// The cookies.
     pub(in crate::rpc) cookie: StripCookie,
+}
+
+/// Some of the header fields that hold a key and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::rpc) struct Holders([bool; HOLDERS.len()]);
+
+impl Holders {
+    /// Their names, in lower case.
+    pub(in crate::rpc) fn names(self) -> impl Iterator<Item = &'static str> {
+        HOLDERS.into_iter().zip(self.0).filter_map(|(name, is_one)| is_one.then_some(name))
+    }
+
+    /// Whether the field of this name, in lower case, is one of them.
+    pub(in crate::rpc) fn contain(self, name: &str) -> bool {
+        self.names().any(|one| one == name)
+    }
+
+    fn add(&mut self, name: &str) {
+        for (known, is_one) in HOLDERS.into_iter().zip(&mut self.0) {
+            *is_one |= known == name;
+        }
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> From<[&str; N]> for Holders {
+    fn from(names: [&str; N]) -> Self {
+        let mut holders = Self::default();
+        names.into_iter().for_each(|name| holders.add(name));
+        holders
+    }
 }
 
 /// What becomes of the Cookie field.
@@ -121,7 +152,8 @@ impl std::fmt::Debug for StripCookie {
 const AUTHORIZATION: &str = "authorization";
 const X_API_KEY: &str = "x-api-key";
 const API_KEY: &str = "api-key";
-const COOKIE: &str = "cookie";
+/// Fields of which all goes where one holds a key.
+const HOLDERS: [&str; 3] = [AUTHORIZATION, X_API_KEY, API_KEY];
 
 impl Sources {
     /// These.
@@ -211,7 +243,8 @@ impl Sources {
             search.several |= joined.into_iter().any(|piece| is_known(split_pair(trimmed(piece)).0));
             if is_known(name) {
                 let bare = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
-                search.add(COOKIE, Text::Sent(bare));
+                search.in_cookie = true;
+                search.text(Text::Sent(bare));
             } else {
                 search.other_cookies.push(pair);
             }
@@ -256,7 +289,8 @@ impl Text<'_> {
 struct Search<'a> {
     text: Option<Text<'a>>,
     several: bool,
-    headers: Vec<&'static str>,
+    headers: Holders,
+    in_cookie: bool,
     query: Vec<&'a str>,
     /// Something that is no key stands in an Authorization field.
     other_authorization: bool,
@@ -276,9 +310,7 @@ impl<'a> Search<'a> {
     }
 
     fn add(&mut self, header: &'static str, text: Text<'a>) {
-        if !self.headers.contains(&header) {
-            self.headers.push(header);
-        }
+        self.headers.add(header);
         self.text(text);
     }
 
@@ -295,19 +327,18 @@ impl<'a> Search<'a> {
             return Found::Several;
         }
         let Some(text) = self.text else { return Found::None };
-        if self.other_authorization && self.headers.contains(&AUTHORIZATION) {
+        if self.other_authorization && self.headers.contain(AUTHORIZATION) {
             return Found::Several;
         }
-        let cookie = if !self.headers.contains(&COOKIE) {
+        let cookie = if !self.in_cookie {
             StripCookie::Keep
         } else if self.other_cookies.is_empty() {
             StripCookie::Remove
         } else {
             StripCookie::Replace(self.other_cookies.join(&b"; "[..]))
         };
-        let headers = self.headers.into_iter().filter(|name| *name != COOKIE).collect();
         let query = self.query.into_iter().map(str::to_owned).collect();
-        Found::One(presented(text.bytes()), Strip { headers, query, cookie })
+        Found::One(presented(text.bytes()), Strip { headers: self.headers, query, cookie })
     }
 }
 
@@ -356,7 +387,7 @@ mod tests {
                     StripCookie::Replace(rest) => format!(" cookie={}", String::from_utf8(rest).unwrap()),
                 };
                 let letter = text.expose().chars().nth(3).map_or("bad".to_owned(), |letter| letter.to_string());
-                let names: Vec<_> = strip.headers.into_iter().map(str::to_owned).chain(strip.query).collect();
+                let names: Vec<_> = strip.headers.names().map(str::to_owned).chain(strip.query).collect();
                 format!("{letter}: {}{cookie}", names.join(" "))
             }
         }

@@ -189,8 +189,8 @@ impl Served {
     }
 
     /// Counts an answer to a request that had no place.
-    pub(super) fn count(&self, peer: &Peer, started: Duration, status: StatusCode) {
-        count(peer, &self.counts, started, status);
+    pub(super) fn count(&self, peer: &Peer, started: Duration, status: StatusCode) -> Duration {
+        count(peer, &self.counts, started, status)
     }
 
     /// What `work` comes to, unless it panics or takes longer than `budget`.
@@ -403,9 +403,10 @@ impl Ticket {
         self.answered = true;
     }
 
-    pub(super) fn count(&mut self, status: StatusCode) {
+    /// Counts the answer; says when that was, by the clock's `elapsed`.
+    pub(super) fn count(&mut self, status: StatusCode) -> Duration {
         self.answered = true;
-        count(&self.peer, &self.counts, self.started, status);
+        count(&self.peer, &self.counts, self.started, status)
     }
 }
 
@@ -419,8 +420,10 @@ impl Drop for Ticket {
     }
 }
 
-fn count(peer: &Peer, counts: &PerMethod, started: Duration, status: StatusCode) {
-    counts.answered(code(status), peer.shared().clock.elapsed().saturating_sub(started));
+fn count(peer: &Peer, counts: &PerMethod, started: Duration, status: StatusCode) -> Duration {
+    let now = peer.shared().clock.elapsed();
+    counts.answered(code(status), now.saturating_sub(started));
+    now
 }
 
 /// The status as which an answer is counted.

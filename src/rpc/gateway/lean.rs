@@ -8,6 +8,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CACHE_CONTROL;
@@ -17,7 +18,7 @@ use tonic::body::Body;
 
 use super::endpoint::{Served, Unserved, counted};
 use super::{Connection, Peer};
-use crate::clock::Timestamp;
+use crate::clock::Clock;
 use crate::rpc::ascii;
 use crate::rpc::auth::Caller;
 use crate::rpc::proxy::Field;
@@ -100,6 +101,7 @@ pub struct Lean {
     served: Arc<Served>,
     caller: Caller,
     handler: Box<dyn LeanHandler>,
+    answered_at: Duration,
 }
 
 impl Connection {
@@ -109,7 +111,8 @@ impl Connection {
         let endpoints = self.peer.gateway.endpoints.values();
         endpoints.into_iter().find_map(|served| {
             let (caller, handler) = (served.known_peer(&self.peer)?, served.lean()?);
-            Some(Lean { peer: Arc::clone(&self.peer), served: Arc::clone(served), caller, handler })
+            let answered_at = self.peer.shared().clock.elapsed();
+            Some(Lean { peer: Arc::clone(&self.peer), served: Arc::clone(served), caller, handler, answered_at })
         })
     }
 }
@@ -122,8 +125,13 @@ impl Lean {
     }
 
     /// The time.
-    pub(in crate::rpc) fn now(&self) -> Timestamp {
-        self.peer.shared().clock.now()
+    pub(in crate::rpc) fn clock(&self) -> &dyn Clock {
+        &*self.peer.shared().clock
+    }
+
+    /// When the last answer was made, by the clock's `elapsed`; before the first one, when the connection was.
+    pub(in crate::rpc) const fn answered_at(&self) -> Duration {
+        self.answered_at
     }
 
     /// Answers a request for it without a body. None: it has to go the long way; nothing was done.
@@ -146,7 +154,7 @@ impl Lean {
             Ok(ticket) => ticket,
             Err(unserved) => {
                 let answer = refused(unserved).await;
-                self.served.count(&self.peer, started, answer.counts_as);
+                self.answered_at = self.served.count(&self.peer, started, answer.counts_as);
                 return Some(answer);
             }
         };
@@ -154,7 +162,7 @@ impl Lean {
             Ok(answer) => answer,
             Err(unserved) => refused(unserved).await,
         };
-        ticket.count(answer.counts_as);
+        self.answered_at = ticket.count(answer.counts_as);
         Some(answer)
     }
 }

@@ -59,7 +59,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Left<S> {
     let (mut input, mut scratch) = (BytesMut::with_capacity(ROOM), Scratch::default());
     let mut drained = pin!(drain.cancelled());
-    // Of the header that is being waited for.
+    // Of the header that is being waited for. It is set anew when it goes off, not for each question: few of them are
+    // waited for so long.
     let mut late = Alarm::after(bounds.header_timeout);
     let mut without_a_pause = 0;
     loop {
@@ -87,7 +88,6 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 input.advance(length);
                 input.extend_from_slice(&ahead);
-                late = Alarm::after(bounds.header_timeout);
                 without_a_pause += 1;
                 if without_a_pause == MOST_WITHOUT_A_PAUSE {
                     without_a_pause = 0;
@@ -110,7 +110,14 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             let drained = input.is_empty().then_some(drained.as_mut());
             match read(&mut stream, &mut input, &mut late, drained).await {
                 Came::Bytes(Ok(1..)) => more = before == 0 || input.iter().skip(before).any(|byte| *byte == b'\n'),
-                Came::Bytes(Ok(0) | Err(_)) | Came::Drain | Came::TooLate => return Left::Over,
+                Came::TooLate => {
+                    let waited = lean.clock().elapsed().saturating_sub(lean.answered_at());
+                    match bounds.header_timeout.checked_sub(waited) {
+                        Some(left) if !left.is_zero() => late = Alarm::after(left),
+                        _ => return Left::Over,
+                    }
+                }
+                Came::Bytes(Ok(0) | Err(_)) | Came::Drain => return Left::Over,
             }
         }
         without_a_pause = 0;
@@ -180,7 +187,7 @@ async fn answer(input: &[u8], lean: &mut Lean, scratch: &mut Scratch, drain: &Ca
     let Some(answer) = lean.answer(head.query, &head.fields).await else { return Step::Other };
     let closes = drain.is_cancelled();
     output.clear();
-    write(output, &answer, date.of(lean.now()), closes);
+    write(output, &answer, date.of(lean.answered_at(), || lean.clock().now()), closes);
     Step::Answered { length: head.length, closes }
 }
 
@@ -266,16 +273,18 @@ fn write(out: &mut Vec<u8>, answer: &LeanAnswer, date: &str, closes: bool) {
 /// The time as HTTP writes it (RFC 9110, section 5.6.7), which changes once in a second.
 #[derive(Default)]
 struct Date {
-    second: Option<u64>,
+    /// Until when the text is right, by the clock's `elapsed`.
+    until: Duration,
     text: String,
 }
 
 impl Date {
-    fn of(&mut self, now: Timestamp) -> &str {
-        let second = now.as_millis() / 1000;
-        if self.second != Some(second) {
-            self.second = Some(second);
-            self.text = fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+    /// At `elapsed`. What time that is, is asked once in a second.
+    fn of(&mut self, elapsed: Duration, now: impl FnOnce() -> Timestamp) -> &str {
+        if elapsed >= self.until || self.text.is_empty() {
+            let now = now().as_millis();
+            self.until = elapsed + Duration::from_millis(1000 - now % 1000);
+            self.text = fmt_http_date(UNIX_EPOCH + Duration::from_secs(now / 1000));
         }
         &self.text
     }
@@ -291,7 +300,7 @@ mod tests {
     use tonic::body::Body;
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::clock::{Clock as _, SystemClock};
     use crate::key::{Actor, Caps, Cidrs};
     use crate::rpc::auth::{Authenticator, Caller};
     use crate::rpc::gateway::Rpc;
@@ -556,6 +565,34 @@ mod tests {
             client.read_to_string(&mut answers).await.unwrap();
             assert_eq!(answers.is_empty(), !sent.contains("\r\n\r\n"), "{sent:?}: {answers}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_goes_on_asking_is_not_silent() {
+        let bounds = Bounds { header_timeout: Duration::from_millis(20), ..BOUNDS };
+        let (mut client, serving) = served(ServerLimits::default(), bounds, CancellationToken::new());
+        let (clock, mut piece) = (SystemClock::new(), [0; 1024]);
+        // For several times as long as one may be silent.
+        while clock.elapsed() < 3 * bounds.header_timeout {
+            client.write_all(b"GET /ask?nothing HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                let read = client.read(&mut piece).await.unwrap();
+                assert!(read > 0, "cut off after {:?}", clock.elapsed());
+                answer.extend_from_slice(&piece[..read]);
+            }
+        }
+        assert!(matches!(serving.await.unwrap(), Left::Over));
+    }
+
+    #[test]
+    fn the_date_is_asked_for_once_in_a_second() {
+        let (mut date, millis, at) = (Date::default(), Duration::from_millis, Timestamp::from_millis);
+        let asked = || panic!("it was known");
+        assert_eq!(date.of(millis(70), || at(1_700_000_000_250)), "Tue, 14 Nov 2023 22:13:20 GMT");
+        assert_eq!(date.of(millis(70 + 749), asked), "Tue, 14 Nov 2023 22:13:20 GMT");
+        assert_eq!(date.of(millis(70 + 750), || at(1_700_000_001_000)), "Tue, 14 Nov 2023 22:13:21 GMT");
+        assert_eq!(date.of(millis(70 + 1749), asked), "Tue, 14 Nov 2023 22:13:21 GMT");
     }
 
     #[tokio::test]

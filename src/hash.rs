@@ -204,7 +204,7 @@ pub struct Hasher {
 }
 
 /// Whether two digests are the same; takes as long if they are not. By words: what `subtle` does for each thing that it
-/// compares costs, for each byte, more than to look a record up.
+/// compares would, for 32 bytes, cost more than to look a record up.
 fn is_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
     let words = |digest: &[u8; 32]| {
         let mut words = [0; 4];

@@ -32,9 +32,7 @@ impl Brief {
     pub fn of(record: &KeyRecord) -> Self {
         let (realm, owner) = (record.realm.as_str(), record.owner.reference.id());
         let scopes = record.scopes.as_slice().iter().map(Scope::as_str);
-        let mut texts = String::with_capacity(
-            realm.len() + owner.len() + scopes.clone().map(|scope| scope.len() + 1).sum::<usize>(),
-        );
+        let mut texts = String::with_capacity(Self::weight(record));
         texts.push_str(realm);
         texts.push_str(owner);
         let owner_ends = texts.len();
@@ -62,8 +60,12 @@ impl Brief {
     /// Bytes that the brief of `record` takes beside itself.
     #[must_use]
     pub fn weight(record: &KeyRecord) -> usize {
-        let scopes: usize = record.scopes.as_slice().iter().map(|scope| scope.as_str().len() + 1).sum();
-        record.realm.as_str().len() + record.owner.reference.id().len() + scopes
+        let scopes = record.scopes.as_slice();
+        let spaces = scopes.len().saturating_sub(1);
+        record.realm.as_str().len()
+            + record.owner.reference.id().len()
+            + spaces
+            + scopes.iter().map(|scope| scope.as_str().len()).sum::<usize>()
     }
 
     /// Whether the key passes for sure. Where it does not, [`decide`](super::decide) says why not, or that it passes
@@ -117,5 +119,30 @@ impl Brief {
 impl fmt::Debug for Brief {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Brief").field("key_id", &self.key_id()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::example;
+    use super::super::scope::Scopes;
+    use super::super::values::Realm;
+    use super::*;
+
+    #[test]
+    fn it_says_what_the_record_says_in_the_room_that_it_claims() {
+        for scopes in [&[][..], &["*"], &["a:read", "b", "c:*"]] {
+            let mut record = example();
+            record.realm = Realm::parse("naïve 漢字").unwrap();
+            record.scopes = Scopes::parse(scopes).unwrap();
+            let brief = Brief::of(&record);
+            assert_eq!(
+                (brief.realm(), brief.owner(), brief.scopes()),
+                ("naïve 漢字", "u-1", scopes.join(" ").as_str())
+            );
+            assert_eq!(brief.each_scope().collect::<Vec<_>>(), scopes);
+            assert_eq!((brief.key_id(), brief.owner_kind()), (record.id.to_string().as_str(), OwnerKind::User));
+            assert_eq!(brief.texts.len(), Brief::weight(&record));
+        }
     }
 }

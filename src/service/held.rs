@@ -17,7 +17,7 @@ use crate::store::Found;
 pub struct Held {
     record: Box<KeyRecord>,
     gone_at: Option<Timestamp>,
-    /// What checks look at, made by the first one that finds the record in memory.
+    /// What checks look at, made by the first one of a record that somebody keeps.
     brief: OnceLock<Brief>,
     /// The digest of the text that was verified as its key.
     verified: OnceCell<TextDigest>,

@@ -188,7 +188,7 @@ mod tests {
     use crate::rpc::proto::envoy::config::core::v3::HeaderValueOption;
     use crate::rpc::proto::envoy::service::auth::v3::check_response::HttpResponse;
     use crate::rpc::proto::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
-    use crate::rpc::proxy::{Reason, Strip};
+    use crate::rpc::proxy::{Holder, Reason, Strip};
     use crate::store::conformance::sample::holder;
     use crate::store::{Epoch, Found};
 
@@ -323,8 +323,11 @@ mod tests {
 
     #[test]
     fn the_key_is_taken_out_where_it_was() {
-        let strip =
-            |cookie| Strip { headers: ["authorization", "x-api-key"].into(), query: vec!["key".to_owned()], cookie };
+        let strip = |cookie| Strip {
+            headers: [Holder::Authorization, Holder::XApiKey].into(),
+            query: vec!["key".to_owned()],
+            cookie,
+        };
         let with = |cookie| Verdict { strip: strip(cookie), ..key(record("ada", &["a"])) };
         let response = read(&with(StripCookie::Remove), &[], false);
         assert_eq!(ok(&response).headers_to_remove, ["cookie", "authorization", "x-api-key"]);

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use super::style::Style;
 use crate::rpc::gateway::endpoint::count_as;
 use crate::rpc::gateway::lean::{LeanAnswer, Lines};
-use crate::rpc::proxy::{Conclusion, Field, IDENTITY, Identity, PROBLEM, Refusal, StripCookie, Verdict};
+use crate::rpc::proxy::{Conclusion, Field, Holder, IDENTITY, Identity, PROBLEM, Refusal, StripCookie, Verdict};
 
 /// Which of the fields that can hold a key hold none, and may go on to the upstream.
 static KEEP: HeaderName = HeaderName::from_static("x-keyclasp-keep");
@@ -32,9 +32,15 @@ static TOLD: HeaderName = HeaderName::from_static("x-keyclasp-problem");
 /// Longest value of that: nginx takes 4 KiB of header fields unless it is configured otherwise.
 const LONGEST_TOLD: usize = 2048;
 
-/// Fields that can hold a key.
-static HOLDERS: [HeaderName; 4] =
-    [AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key"), COOKIE];
+/// Fields that can hold a key and nothing else, in the order of [`Holder::ALL`]. The cookie comes behind them.
+static HOLDERS: [HeaderName; Holder::ALL.len()] = {
+    let [authorization, x_api_key, api_key] = Holder::ALL;
+    [
+        HeaderName::from_static(authorization.name()),
+        HeaderName::from_static(x_api_key.name()),
+        HeaderName::from_static(api_key.name()),
+    ]
+};
 
 /// The fields of the identity.
 static IDENTITY_FIELDS: [HeaderName; IDENTITY.len()] = {
@@ -121,28 +127,16 @@ fn allowed(verdict: &Verdict, style: Style, asked: Option<&[Field<'_>]>, answer:
         Some(asked) => keep(verdict, style, asked, answer),
         // Nobody looked for a key: a dry run, which takes nothing away, but behind Traefik, which takes from here what
         // is not known any more.
-        None => answer.add(&KEEP, b"authorization, x-api-key, api-key, cookie"),
+        None => answer.add(&KEEP, &joined(HOLDERS.iter().chain([&COOKIE]))),
     }
 }
 
 fn keep(verdict: &Verdict, style: Style, asked: &[Field<'_>], answer: &mut impl Fields) {
-    let stays = |name: &&HeaderName| {
-        let stripped = match &verdict.strip.cookie {
-            _ if **name != COOKIE => verdict.strip.headers.contain(name.as_str()),
-            StripCookie::Keep => false,
-            StripCookie::Remove | StripCookie::Replace(_) => true,
-        };
-        !stripped && of_name(asked, name).next().is_some()
-    };
-    let kept = || HOLDERS.iter().filter(stays);
-    let mut names = String::new();
-    for name in kept() {
-        if !names.is_empty() {
-            names.push_str(", ");
-        }
-        names.push_str(name.as_str());
-    }
-    answer.add(&KEEP, names.as_bytes());
+    let is_there = |name: &&HeaderName| of_name(asked, name).next().is_some();
+    let holders = || HOLDERS.iter().zip(Holder::ALL).filter(|(_, holder)| !verdict.strip.headers.contain(*holder));
+    let cookie = (verdict.strip.cookie == StripCookie::Keep).then_some(&COOKIE);
+    let kept = || holders().map(|(name, _)| name).chain(cookie).filter(is_there);
+    answer.add(&KEEP, &joined(kept()));
     if style.takes_fields_from_the_answer() {
         for name in kept() {
             for field in of_name(asked, name) {
@@ -161,6 +155,18 @@ fn keep(verdict: &Verdict, style: Style, asked: &[Field<'_>], answer: &mut impl 
     {
         answer.add(&TARGET, &without(original.target, &verdict.strip.query));
     }
+}
+
+/// Names, with a comma between each two.
+fn joined<'a>(names: impl Iterator<Item = &'a HeaderName>) -> Vec<u8> {
+    let mut joined = Vec::new();
+    for name in names {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b", ");
+        }
+        joined.extend_from_slice(name.as_str().as_bytes());
+    }
+    joined
 }
 
 fn of_name<'a>(fields: &'a [Field<'a>], name: &HeaderName) -> impl Iterator<Item = &'a Field<'a>> {
@@ -238,8 +244,8 @@ mod tests {
         let head = head(&[("authorization", "Bearer eyJ"), ("x-api-key", "k"), ("cookie", "a=b"), ("accept", "*/*")]);
         let strip = |headers, cookie| Strip { headers, query: Vec::new(), cookie };
         for (strip, keep, cookie) in [
-            (strip(["x-api-key"].into(), StripCookie::Keep), "authorization, cookie", None),
-            (strip(["authorization", "x-api-key"].into(), StripCookie::Remove), "", None),
+            (strip([Holder::XApiKey].into(), StripCookie::Keep), "authorization, cookie", None),
+            (strip([Holder::Authorization, Holder::XApiKey].into(), StripCookie::Remove), "", None),
             (strip([].into(), StripCookie::Replace(b"a=b".to_vec())), "authorization, x-api-key", Some("a=b")),
         ] {
             let verdict = verdict(Conclusion::Anonymous, strip);

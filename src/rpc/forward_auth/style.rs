@@ -130,6 +130,7 @@ impl Style {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::proxy::Holder;
 
     fn headers<'a>(fields: &[(&'a str, &'a str)]) -> Vec<Field<'a>> {
         fields.iter().map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_key_that_cannot_be_taken_away_does_not_pass() {
-        let header = Strip { headers: ["x-api-key"].into(), ..Strip::default() };
+        let header = Strip { headers: [Holder::XApiKey].into(), ..Strip::default() };
         let query = Strip { query: vec!["key".to_owned()], ..Strip::default() };
         let cookies = [StripCookie::Remove, StripCookie::Replace(b"a=b".to_vec())];
         for (style, in_query, in_cookie) in [

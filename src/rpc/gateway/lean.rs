@@ -124,7 +124,7 @@ impl Lean {
         self.served.path()
     }
 
-    /// The time.
+    /// The clock by which it goes.
     pub(in crate::rpc) fn clock(&self) -> &dyn Clock {
         &*self.peer.shared().clock
     }

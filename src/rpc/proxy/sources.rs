@@ -96,33 +96,53 @@ pub(in crate::rpc) struct Strip {
     pub(in crate::rpc) cookie: StripCookie,
 }
 
-/// Some of the header fields that hold a key and nothing else.
+/// A header field of which all goes where it holds a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rpc) enum Holder {
+    Authorization,
+    XApiKey,
+    ApiKey,
+}
+
+impl Holder {
+    pub(in crate::rpc) const ALL: [Self; 3] = [Self::Authorization, Self::XApiKey, Self::ApiKey];
+
+    /// In lower case.
+    pub(in crate::rpc) const fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "authorization",
+            Self::XApiKey => "x-api-key",
+            Self::ApiKey => "api-key",
+        }
+    }
+}
+
+/// Some of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::rpc) struct Holders([bool; HOLDERS.len()]);
+pub(in crate::rpc) struct Holders([bool; Holder::ALL.len()]);
 
 impl Holders {
     /// Their names, in lower case.
     pub(in crate::rpc) fn names(self) -> impl Iterator<Item = &'static str> {
-        HOLDERS.into_iter().zip(self.0).filter_map(|(name, is_one)| is_one.then_some(name))
+        Holder::ALL.into_iter().filter(move |holder| self.contain(*holder)).map(Holder::name)
     }
 
-    /// Whether the field of this name, in lower case, is one of them.
-    pub(in crate::rpc) fn contain(self, name: &str) -> bool {
-        self.names().any(|one| one == name)
+    pub(in crate::rpc) fn contain(self, holder: Holder) -> bool {
+        self.0.get(holder as usize).copied().unwrap_or_default()
     }
 
-    fn add(&mut self, name: &str) {
-        for (known, is_one) in HOLDERS.into_iter().zip(&mut self.0) {
-            *is_one |= known == name;
+    fn add(&mut self, holder: Holder) {
+        if let Some(is_one) = self.0.get_mut(holder as usize) {
+            *is_one = true;
         }
     }
 }
 
 #[cfg(test)]
-impl<const N: usize> From<[&str; N]> for Holders {
-    fn from(names: [&str; N]) -> Self {
+impl<const N: usize> From<[Holder; N]> for Holders {
+    fn from(some: [Holder; N]) -> Self {
         let mut holders = Self::default();
-        names.into_iter().for_each(|name| holders.add(name));
+        some.into_iter().for_each(|holder| holders.add(holder));
         holders
     }
 }
@@ -148,12 +168,6 @@ impl std::fmt::Debug for StripCookie {
         })
     }
 }
-
-const AUTHORIZATION: &str = "authorization";
-const X_API_KEY: &str = "x-api-key";
-const API_KEY: &str = "api-key";
-/// Fields of which all goes where one holds a key.
-const HOLDERS: [&str; 3] = [AUTHORIZATION, X_API_KEY, API_KEY];
 
 impl Sources {
     /// These.
@@ -188,8 +202,8 @@ impl Sources {
         for field in fields {
             match field.name {
                 b"authorization" => self.authorization(field.value, &mut search),
-                b"x-api-key" if self.x_api_key_header => search.header(X_API_KEY, field.value),
-                b"api-key" if self.api_key_header => search.header(API_KEY, field.value),
+                b"x-api-key" if self.x_api_key_header => search.header(Holder::XApiKey, field.value),
+                b"api-key" if self.api_key_header => search.header(Holder::ApiKey, field.value),
                 b"cookie" if !self.cookies.is_empty() => self.cookie(field.value, &mut search),
                 _ => {}
             }
@@ -205,7 +219,7 @@ impl Sources {
     fn authorization<'a>(&self, value: &'a [u8], search: &mut Search<'a>) {
         for piece in value.split(|byte| *byte == b',') {
             match self.credential(trimmed(piece)) {
-                Some(text) => search.add(AUTHORIZATION, text),
+                Some(text) => search.add(Holder::Authorization, text),
                 None => search.other_authorization = true,
             }
         }
@@ -299,18 +313,18 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// A field that holds a key and nothing else. Proxies join repeated ones by commas.
-    fn header(&mut self, name: &'static str, value: &'a [u8]) {
+    fn header(&mut self, holder: Holder, value: &'a [u8]) {
         if value.contains(&b',') {
             for piece in value.split(|byte| *byte == b',') {
-                self.add(name, Text::Sent(trimmed(piece)));
+                self.add(holder, Text::Sent(trimmed(piece)));
             }
         } else {
-            self.add(name, Text::Sent(trimmed(value)));
+            self.add(holder, Text::Sent(trimmed(value)));
         }
     }
 
-    fn add(&mut self, header: &'static str, text: Text<'a>) {
-        self.headers.add(header);
+    fn add(&mut self, holder: Holder, text: Text<'a>) {
+        self.headers.add(holder);
         self.text(text);
     }
 
@@ -327,7 +341,7 @@ impl<'a> Search<'a> {
             return Found::Several;
         }
         let Some(text) = self.text else { return Found::None };
-        if self.other_authorization && self.headers.contain(AUTHORIZATION) {
+        if self.other_authorization && self.headers.contain(Holder::Authorization) {
             return Found::Several;
         }
         let cookie = if !self.in_cookie {

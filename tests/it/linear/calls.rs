@@ -120,7 +120,9 @@ impl Caller {
         let answered = match kind {
             Kind::Validate | Kind::FinalValidate => {
                 let (api_key, source_address) = (key.text.clone(), HERE.to_owned());
-                let request = v1::ValidateKeyRequest { api_key, source_address, ..Default::default() };
+                // Every other one names the realm: such a check has a shorter way through what is in memory.
+                let realm = if start.subsec_nanos().is_multiple_of(2) { REALM } else { "" }.to_owned();
+                let request = v1::ValidateKeyRequest { api_key, source_address, realm, ..Default::default() };
                 bounded(stub.validate_key(self.request(request))).await.map(|answer| of_outcome(&answer))
             }
             Kind::FinalGet => {

@@ -4,7 +4,7 @@
 #   scripts/setup.sh          for `make test`: a Redis server program; curl, jq and openssl, which examples and tests call;
 #                             faketime, whose library gives a process another wall clock; Envoy; Python with
 #                             Envoy's messages as gRPC's authors generate them; nginx, Caddy and HAProxy;
-#                             clients of OAuth: authlib, and Spring Security with a Java to run it
+#                             clients of OAuth: authlib, and Spring Security with a Java to run it; Keycloak
 #   scripts/setup.sh ci       and for `make lint`: cargo-deny and buf
 #   scripts/setup.sh fuzz     for `make fuzz`: cargo-fuzz
 #   scripts/setup.sh release  for `make release`: a Redis server program, and the compiler's llvm-tools
@@ -21,6 +21,7 @@ readonly BUF=1.75.0
 readonly ENVOY=1.40.0
 readonly AUTHLIB=1.9.9
 readonly XDS_PROTOS=1.85.0
+readonly KEYCLOAK=26.7.3
 readonly REDIS_AT_LEAST=7.0
 
 tools="${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/keyclasp-tools"
@@ -57,6 +58,7 @@ test_programs() {
     debian_program haproxy haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 libpcre2-8-0
     authlib_tool
     spring_tool
+    keycloak_tool
 }
 
 # The tests start Redis servers of their own, on ports of their own; they need the program only.
@@ -244,6 +246,32 @@ spring_tool() {
         fail "mvn could not fetch Spring Security:" "$log"
     mv "$dir.new" "$dir"
     ln -sfn "$dir" "$tools/spring-security"
+}
+
+# Keycloak, prepared for a quick start: each run of the tests starts a copy of it.
+keycloak_tool() {
+    local dir="$tools/keycloak-$KEYCLOAK" log
+    command -v javac >/dev/null || apt_install default-jdk-headless javac
+    if [[ -d "$dir" && "$(readlink "$tools/keycloak")" == "$dir" ]]; then
+        return
+    fi
+    command -v mvn >/dev/null || apt_install maven mvn
+    command -v unzip >/dev/null || apt_install unzip
+    say "fetching Keycloak $KEYCLOAK with mvn"
+    rm -rf "$dir.new" "$dir.built" "$dir"
+    mkdir -p "$dir.new"
+    log=$(mvn -B -ntp -Dmaven.repo.local="$dir.new/maven" -DoutputDirectory="$dir.new" \
+        -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK:zip" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy </dev/null 2>&1) ||
+        fail "mvn could not fetch Keycloak:" "$log"
+    unzip -q "$dir.new/keycloak-quarkus-dist-$KEYCLOAK.zip" -d "$dir.new"
+    mv "$dir.new/keycloak-$KEYCLOAK" "$dir.built"
+    rm -rf "$dir.new"
+    say "preparing Keycloak"
+    log=$("$dir.built/bin/kc.sh" build --db=dev-file --cache=local --health-enabled=true </dev/null 2>&1) ||
+        fail "Keycloak could not be prepared:" "$log"
+    mv "$dir.built" "$dir"
+    ln -sfn "$dir" "$tools/keycloak"
 }
 
 # python_tool DIR PACKAGE==VERSION...: installs packages of PyPI into an environment of their own.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod fence;
 pub mod hash;
 pub mod key;
+pub mod keycloak;
 pub mod random;
 pub mod rpc;
 pub mod service;

@@ -13,6 +13,7 @@ mod ext_authz;
 mod fence;
 mod first_start;
 mod forward_auth;
+mod keycloak;
 mod keyring;
 mod layers;
 mod linear;

@@ -6,6 +6,7 @@ pub(crate) mod echo;
 pub(crate) mod envoy;
 pub(crate) mod http1;
 pub(crate) mod json;
+pub(crate) mod keycloak;
 pub(crate) mod meddled;
 pub(crate) mod proxy;
 pub(crate) mod redis;

@@ -1,0 +1,3 @@
+//! keyclasp beside a real Keycloak.
+
+mod tokens;

@@ -53,6 +53,14 @@ static IDENTITY_FIELDS: [HeaderName; IDENTITY.len()] = {
         HeaderName::from_static(scopes),
     ]
 };
+/// How their lines begin.
+static IDENTITY_LINES: [&str; IDENTITY.len()] = [
+    "x-keyclasp-owner: ",
+    "x-keyclasp-owner-kind: ",
+    "x-keyclasp-key-id: ",
+    "x-keyclasp-realm: ",
+    "x-keyclasp-scopes: ",
+];
 /// Fields of a usual answer, with those that the gateway adds.
 const USUAL_FIELDS: usize = 12;
 
@@ -60,6 +68,13 @@ const USUAL_FIELDS: usize = 12;
 trait Fields {
     /// Adds one. A value that no field can have is left out.
     fn add(&mut self, name: &HeaderName, value: &[u8]);
+
+    /// Adds those of an identity.
+    fn identify(&mut self, identity: &Identity<'_>) {
+        for (name, (_, value)) in IDENTITY_FIELDS.iter().zip(identity.fields()) {
+            self.add(name, value.as_bytes());
+        }
+    }
 }
 
 impl Fields for HeaderMap {
@@ -74,6 +89,12 @@ impl Fields for HeaderMap {
 impl Fields for Lines {
     fn add(&mut self, name: &HeaderName, value: &[u8]) {
         self.add(name, value);
+    }
+
+    fn identify(&mut self, identity: &Identity<'_>) {
+        for (line, (_, value)) in IDENTITY_LINES.into_iter().zip(identity.fields()) {
+            self.add_visible(line, value);
+        }
     }
 }
 
@@ -107,10 +128,7 @@ pub(super) fn lean(verdict: &Verdict, style: Style, asked: &[Field<'_>]) -> Lean
 fn allowed(verdict: &Verdict, style: Style, asked: Option<&[Field<'_>]>, answer: &mut impl Fields) {
     match &verdict.conclusion {
         Conclusion::Key(held) => {
-            let identity = Identity::of(held.brief());
-            for (name, (_, value)) in IDENTITY_FIELDS.iter().zip(identity.fields()) {
-                answer.add(name, value.as_bytes());
-            }
+            answer.identify(&Identity::of(held.brief()));
         }
         // Caddy writes down the name of a field that it shall copy and does not find.
         Conclusion::Anonymous | Conclusion::Refused(_) if !style.takes_fields_from_the_answer() => {
@@ -265,6 +283,11 @@ mod tests {
                 assert_eq!(response.headers().contains_key(name), goes_on, "{name} of {keep}");
             }
         }
+    }
+
+    #[test]
+    fn lines_of_an_identity_begin_with_its_names() {
+        assert_eq!(IDENTITY_LINES.map(str::to_owned), IDENTITY.map(|name| format!("{name}: ")));
     }
 
     #[test]

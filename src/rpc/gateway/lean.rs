@@ -64,6 +64,16 @@ impl Lines {
         }
     }
 
+    /// Adds one whose value is visible ASCII and spaces. `name` ends with a colon and a space.
+    pub(in crate::rpc) fn add_visible(&mut self, name: &'static str, value: &str) {
+        debug_assert!(ascii::is_printable(value.as_bytes()), "{name}{value:?}");
+        // Room for all of it at once.
+        self.0.reserve(name.len() + value.len() + 2);
+        for part in [name, value, "\r\n"] {
+            self.0.extend_from_slice(part.as_bytes());
+        }
+    }
+
     /// The lines, each with its end.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -7,7 +7,6 @@
 //! later on the connection: so there is nothing here to be got wrong about bodies, versions and upgrades. A request is
 //! read by the same parser as hyper has.
 
-use std::borrow::Cow;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,6 +15,7 @@ use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Buf as _, BytesMut};
+use http::StatusCode;
 use httparse::{Request, Status};
 use httpdate::fmt_http_date;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -252,10 +252,26 @@ impl<'a> Head<'a> {
     }
 }
 
+/// How the answer to a request that may pass begins, up to the date: nearly all of them.
+const PASSES: &str = "HTTP/1.1 200 OK\r\ncache-control: no-store\r\ncontent-length: 0\r\ndate: ";
+
 /// Writes an answer (RFC 9112, section 4).
 fn write(out: &mut Vec<u8>, answer: &LeanAnswer, date: &str, closes: bool) {
     let LeanAnswer { status, fields, body, .. } = answer;
-    let length = if body.is_empty() { Cow::Borrowed("0") } else { Cow::Owned(body.len().to_string()) };
+    if *status == StatusCode::OK && body.is_empty() {
+        out.extend_from_slice(PASSES.as_bytes());
+    } else {
+        begin(out, *status, body.len());
+    }
+    out.extend_from_slice(date.as_bytes());
+    out.extend_from_slice(if closes { b"\r\nconnection: close\r\n" } else { b"\r\n" });
+    for part in [fields.as_bytes(), b"\r\n", body] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Up to the date.
+fn begin(out: &mut Vec<u8>, status: StatusCode, length: usize) {
     // A decision about a secret: nobody keeps it. And who has a clock says when it answered (RFC 9110, section 6.6.1).
     for part in [
         "HTTP/1.1 ",
@@ -263,15 +279,10 @@ fn write(out: &mut Vec<u8>, answer: &LeanAnswer, date: &str, closes: bool) {
         " ",
         status.canonical_reason().unwrap_or_default(),
         "\r\ncache-control: no-store\r\ncontent-length: ",
-        &length,
+        &length.to_string(),
         "\r\ndate: ",
-        date,
-        if closes { "\r\nconnection: close\r\n" } else { "\r\n" },
     ] {
         out.extend_from_slice(part.as_bytes());
-    }
-    for part in [fields.as_bytes(), b"\r\n", body] {
-        out.extend_from_slice(part);
     }
 }
 
@@ -300,7 +311,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use http::{HeaderName, Response, StatusCode, Uri};
+    use http::{HeaderName, Response, Uri};
     use tokio::io::{DuplexStream, duplex};
     use tonic::body::Body;
 
@@ -605,6 +616,13 @@ mod tests {
             }
         }
         assert!(answer.starts_with(b"HTTP/1.1 201") && matches!(serving.await.unwrap(), Left::Over));
+    }
+
+    #[test]
+    fn what_may_pass_is_answered_as_everything_else() {
+        let mut out = Vec::new();
+        begin(&mut out, StatusCode::OK, 0);
+        assert_eq!(String::from_utf8(out).unwrap(), PASSES);
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub enum MintError {
     #[error("Keycloak gives no token for these scopes: {0}")]
     Scope(String),
     /// Keycloak is not set up for this: an operator has to mend it.
-    #[error("Keycloak refuses: {0}; `keyclasp setup keycloak --check` says what is missing")]
+    #[error("Keycloak refuses: {0}; look at the identity provider and the client of this realm")]
     Misconfigured(String),
     /// What Keycloak answered is not what it may answer. Nothing of it is used.
     #[error("Keycloak's answer is refused: {0}")]
@@ -230,7 +230,7 @@ fn read(
         return Err(unusable("its token is too long, or holds what no token holds"));
     }
     let said: Said = payload(&text).ok_or_else(|| unusable("its token cannot be read"))?;
-    // Over TLS with whom was configured, so the signature is Keycloak's business; whose token it is, is ours.
+    // From whom was configured, so the signature is for those who take it; whose token it is, is our business.
     if said.iss != realm.issuer {
         return Err(unusable(&format!("its token is of the issuer {:?}", said.iss)));
     }

@@ -2,20 +2,13 @@
 
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::{MAKER, RS, WIDE, callers, done, key};
 use crate::support::server::Keyclasp;
-
-/// Where scripts/setup.sh puts things.
-pub(super) fn tools() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
-    cache.join("keyclasp-tools")
-}
+use crate::support::tools;
 
 /// What a program writes that is given `input`, line by line.
 pub(super) fn ran(mut command: Command, input: &[String]) -> Vec<String> {

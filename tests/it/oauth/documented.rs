@@ -4,11 +4,11 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::clients::{ran, tools};
+use super::clients::ran;
 use super::{RS, introspect, key};
-use crate::support::TempDir;
 use crate::support::server::Keyclasp;
 use crate::support::shell;
+use crate::support::{TempDir, tools};
 
 const PAGE: &str = include_str!("../../../docs/OAUTH.md");
 const URL: &str = "https://keys.example.com";

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::http1::{self, Answer};
-use super::{envoy, eventually};
+use super::{eventually, tools};
 
 /// Longest that it may take to start, beside everything else that starts.
 const STARTS: Duration = Duration::from_secs(180);
@@ -193,16 +193,14 @@ impl Drop for Realm {
 
 /// A home of its own with what `scripts/setup.sh` prepared, by links: it writes nothing but its data.
 fn prepared() -> PathBuf {
-    let tools = envoy::path().parent().and_then(Path::parent).map(|tools| tools.join("keycloak"));
-    let from = tools.and_then(|tools| tools.canonicalize().ok()).expect("there is no Keycloak; run scripts/setup.sh");
+    let from = tools().join("keycloak").canonicalize().expect("there is no Keycloak; run scripts/setup.sh");
     let all = std::env::temp_dir();
     let ours = format!("keyclasp-keycloak-{}", std::process::id());
-    // Those of runs that are over.
+    // Those of runs that are over, and what another process of this number left.
     for other in std::fs::read_dir(&all).unwrap().filter_map(Result::ok) {
         let name = other.file_name().to_string_lossy().into_owned();
-        if let Some(pid) = name.strip_prefix("keyclasp-keycloak-")
-            && !Path::new("/proc").join(pid).exists()
-        {
+        let pid = name.strip_prefix("keyclasp-keycloak-");
+        if name == ours || pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = std::fs::remove_dir_all(other.path());
         }
     }

@@ -14,11 +14,19 @@ pub(crate) mod server;
 pub(crate) mod shell;
 pub(crate) mod world;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keyclasp::clock::{Clock, SystemClock};
 
 pub(crate) use dir::TempDir;
+
+/// Where `scripts/setup.sh` puts things.
+pub(crate) fn tools() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
+    cache.join("keyclasp-tools")
+}
 
 /// Asks until there is an answer. None: there was none within `bound`.
 pub(crate) fn eventually<T>(bound: Duration, mut answer: impl FnMut() -> Option<T>) -> Option<T> {
